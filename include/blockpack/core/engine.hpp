@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// The dense engine every form computes through: y = epilogue(x · Wᵀ), W given as packed panels or as rows that are
+/// decoded on demand. The compiled backend packs, blocks for the caches and picks kernels; `blockpack::headers` runs
+/// the scalar reference of core/reference.hpp.
+///
+/// The kernel is chosen from the level and the whole M, N, K, and the tile grid from the shape alone, so the bits of y
+/// do not depend on the number of threads; the K sum of an output is never split over threads.
+
+#include <memory>
+
+#include "blockpack/core/buffer.hpp"
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/linear_operator.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+/// The element type of packed weights.
+enum class WeightType : std::uint8_t { f32, bf16 };
+
+/// Rows of a weight matrix, produced on demand: how a compressed form feeds the engine. Plain pointers, so that it
+/// crosses into the compiled backend. Functions are called from several threads at once.
+struct RowSource {
+  /// Columns passed to `decode_…` start at a multiple of this, so a format whose blocks divide it decodes whole blocks.
+  static constexpr index_t kColumnStep = 512;
+
+  index_t rows = 0;  ///< out_features
+  index_t cols = 0;  ///< in_features
+  const void* self = nullptr;
+  /// Writes W[row, col … col + count) to dst.
+  void (*decode_f32)(const void* self, index_t row, index_t col, index_t count, float* dst) = nullptr;
+  /// The same in bf16, for forms whose values are exact in bf16; null for others (the engine then rounds decode_f32).
+  void (*decode_bf16)(const void* self, index_t row, index_t col, index_t count, bf16* dst) = nullptr;
+  /// For dense storage: row-major memory of the named type, which kernels may read in place; null otherwise.
+  const void* dense = nullptr;
+  WeightType dense_type = WeightType::f32;
+  index_t dense_row_stride = 0;  ///< in elements
+};
+
+/// Where and when an operator builds the packed form of its weights.
+struct PackPolicy {
+  enum class Kind : std::uint8_t { on_first_use, ahead, into, none };
+  Kind kind = Kind::on_first_use;
+  std::span<std::byte> memory;  ///< for `into`: 64-byte aligned, at least packed_bytes(), outlives the operator
+
+  static PackPolicy on_first_use() { return {}; }          ///< at the first apply, once, under std::call_once
+  static PackPolicy ahead() { return {Kind::ahead, {}}; }  ///< in the constructor
+  static PackPolicy into(std::span<std::byte> memory) { return {Kind::into, memory}; }  ///< ahead, into caller memory
+  static PackPolicy none() { return {Kind::none, {}}; }  ///< never: every apply computes from the stored form
+};
+
+/// The mode `automatic` means at a level for weights of that many bits, and the mode itself for the other three.
+/// Dense<float> counts as 32 bits, Dense<bf16> as 16.
+#if defined(BLOCKPACK_HEADERS_ONLY)
+inline Activations resolve(Activations mode, double /*bits_per_weight*/, Isa /*level*/) {
+  return mode == Activations::automatic ? Activations::f32 : mode;
+}
+#else
+BLOCKPACK_API Activations resolve(Activations mode, double bits_per_weight, Isa level);
+#endif
+
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+
+/// Weights in the panel layout of one level. A cache: never written to disk, never moved between machines.
+class PackedWeights {
+ public:
+  PackedWeights() = default;
+
+  /// Bytes of memory the packed form of an [rows, cols] matrix takes at that level.
+  BLOCKPACK_API static std::size_t bytes_needed(MatrixShape shape, WeightType type, Isa level);
+
+  /// Packs `w` for `how.level()`, into `memory` when it is not empty. ShapeError if memory is too small or unaligned.
+  BLOCKPACK_API static PackedWeights pack(const RowSource& w, WeightType type, const Execution& how,
+                                          std::span<std::byte> memory = {});
+
+  bool empty() const noexcept { return data_ == nullptr; }
+  std::size_t bytes() const noexcept { return bytes_; }
+  MatrixShape shape() const noexcept { return shape_; }
+  WeightType type() const noexcept { return type_; }
+  Isa level() const noexcept { return level_; }
+  const std::byte* data() const noexcept { return data_; }
+
+ private:
+  std::shared_ptr<const void> owner_;
+  const std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  MatrixShape shape_;
+  WeightType type_ = WeightType::f32;
+  Isa level_ = Isa::scalar;
+};
+
+/// y = epilogue(x · Wᵀ) from packed weights, at the level they were packed for. `mode` is f32, bf16 or int8.
+/// Shapes are the caller's to check (detail::check_apply_shapes). y may not overlap x.
+BLOCKPACK_API void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
+                          const ApplyOptions& how);
+
+/// The same, decoding (or reading in place) on the way: no memory is kept.
+BLOCKPACK_API void matmul(ActivationView x, const RowSource& w, ResultView y, Activations mode,
+                          const ApplyOptions& how);
+
+/// x [tokens, in] = y [tokens, out] · W.
+BLOCKPACK_API void matmul_transpose(MatrixView<const float> y, const RowSource& w, MatrixView<float> x,
+                                    const ApplyOptions& how);
+#endif
+
+}  // namespace blockpack::inline BLOCKPACK_ABI
