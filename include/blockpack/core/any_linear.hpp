@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// `AnyLinear` holds any linear operator behind one type, for models that keep a list of layers. Copies share the
+/// operator.
+
+#include <memory>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/linear_operator.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+class AnyLinear {
+ public:
+  AnyLinear() = default;
+
+  /// Takes the operator over. Cost: one allocation; a call through AnyLinear costs one indirect call.
+  template <class Op>
+  requires(!std::is_same_v<std::remove_cvref_t<Op>, AnyLinear> && LinearOperator<std::remove_cvref_t<Op>>)
+      AnyLinear(Op&& op)  // NOLINT(google-explicit-constructor)
+      : self_(std::make_shared<const Model<std::remove_cvref_t<Op>>>(std::forward<Op>(op))) {}
+
+  bool empty() const noexcept { return self_ == nullptr; }
+
+  index_t out_features() const { return self().out_features(); }
+  index_t in_features() const { return self().in_features(); }
+  MatrixShape shape() const { return {out_features(), in_features()}; }
+  std::vector<Section> sections() const { return self().sections(); }
+  std::size_t storage_bytes() const { return self().storage_bytes(); }
+  std::size_t packed_bytes() const { return self().packed_bytes(); }
+  /// The canonical scheme string, empty for operators that have none.
+  std::string scheme() const { return self().scheme(); }
+
+  void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const { self().apply(x, y, how); }
+  /// UnsupportedError when the operator has no transposed product.
+  void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how = {}) const {
+    self().apply_transpose(y, x, how);
+  }
+  void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const { self().decode_rows(rows, y); }
+
+  /// The operator inside, or null when it is of another type.
+  template <class Op>
+  const Op* get_if() const noexcept {
+    const auto* model = dynamic_cast<const Model<Op>*>(self_.get());
+    return model == nullptr ? nullptr : &model->op;
+  }
+
+ private:
+  struct Interface {
+    virtual ~Interface() = default;
+    virtual index_t out_features() const = 0;
+    virtual index_t in_features() const = 0;
+    virtual std::vector<Section> sections() const = 0;
+    virtual std::size_t storage_bytes() const = 0;
+    virtual std::size_t packed_bytes() const = 0;
+    virtual std::string scheme() const = 0;
+    virtual void apply(ActivationView x, ResultView y, const ApplyOptions& how) const = 0;
+    virtual void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how) const = 0;
+    virtual void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const = 0;
+  };
+
+  template <class Op>
+  struct Model final : Interface {
+    template <class Arg>
+    explicit Model(Arg&& arg) : op(std::forward<Arg>(arg)) {}
+    index_t out_features() const override { return op.out_features(); }
+    index_t in_features() const override { return op.in_features(); }
+    std::vector<Section> sections() const override { return op.sections(); }
+    std::size_t storage_bytes() const override { return op.storage_bytes(); }
+    std::size_t packed_bytes() const override {
+      if constexpr (requires { op.packed_bytes(); }) return op.packed_bytes();
+      return 0;
+    }
+    std::string scheme() const override {
+      if constexpr (requires { op.scheme(); }) return op.scheme();
+      return {};
+    }
+    void apply(ActivationView x, ResultView y, const ApplyOptions& how) const override { op.apply(x, y, how); }
+    void apply_transpose([[maybe_unused]] MatrixView<const float> y, [[maybe_unused]] MatrixView<float> x,
+                         [[maybe_unused]] const ApplyOptions& how) const override {
+      if constexpr (TransposableOperator<Op>) {
+        op.apply_transpose(y, x, how);
+      } else {
+        throw UnsupportedError("apply_transpose: this operator has no transposed product");
+      }
+    }
+    void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const override { op.decode_rows(rows, y); }
+    Op op;
+  };
+
+  const Interface& self() const {
+    if (self_ == nullptr) throw ValueError("AnyLinear: no operator inside");
+    return *self_;
+  }
+
+  std::shared_ptr<const Interface> self_;
+};
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

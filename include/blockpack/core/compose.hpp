@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Composition: `Compose<Outer, Inner>` is the operator W = W_outer · W_inner, applied as outer(inner(x)).
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "blockpack/core/buffer.hpp"
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/linear_operator.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+template <LinearOperator Outer, TransposableOperator Inner>
+class Compose {
+ public:
+  /// ShapeError unless outer.in_features() == inner.out_features().
+  Compose(Outer outer, Inner inner) : outer_(std::move(outer)), inner_(std::move(inner)) {
+    if (outer_.in_features() != inner_.out_features())
+      throw ShapeError("Compose: outer has in_features " + std::to_string(outer_.in_features()) +
+                       ", inner has out_features " + std::to_string(inner_.out_features()));
+  }
+
+  index_t out_features() const { return outer_.out_features(); }
+  index_t in_features() const { return inner_.in_features(); }
+  const Outer& outer() const noexcept { return outer_; }
+  const Inner& inner() const noexcept { return inner_; }
+
+  /// The sections of both parts, named `outer.…` and `inner.…`.
+  std::vector<Section> sections() const {
+    std::vector<Section> all;
+    for (Section& s : outer_.sections()) all.push_back({"outer." + s.name, std::move(s.data)});
+    for (Section& s : inner_.sections()) all.push_back({"inner." + s.name, std::move(s.data)});
+    return all;
+  }
+  std::size_t storage_bytes() const { return outer_.storage_bytes() + inner_.storage_bytes(); }
+
+  /// Both parts under the same options; the epilogue belongs to the outer one. The intermediate [tokens, inner.out] is
+  /// float32 and lives for the call.
+  void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
+    detail::check_apply_shapes("apply", out_features(), in_features(), x.shape(), y.shape(), how.epilogue);
+    Intermediate middle(x.rows(), inner_.out_features());
+    ApplyOptions first = how;
+    first.epilogue = {};
+    inner_.apply(x, middle.view(), first);
+    outer_.apply(MatrixView<const float>(middle.view()), y, how);
+  }
+
+  void apply_transpose(MatrixView<const float> y, MatrixView<float> x,
+                       const ApplyOptions& how = {}) const requires TransposableOperator<Outer> {
+    detail::check_apply_shapes("apply_transpose", in_features(), out_features(), y.shape(), x.shape(), {});
+    Intermediate middle(y.rows(), inner_.out_features());
+    outer_.apply_transpose(y, middle.view(), how);
+    inner_.apply_transpose(middle.view(), x, how);
+  }
+
+  /// Rows of the product: rows of the outer part through the transposed inner one.
+  void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const {
+    detail::check_decode_rows("decode_rows", {out_features(), in_features()}, rows, y.shape());
+    Intermediate middle(y.rows(), inner_.out_features());
+    outer_.decode_rows(rows, middle.view());
+    inner_.apply_transpose(middle.view(), y, ApplyOptions{});
+  }
+
+ private:
+  class Intermediate {
+   public:
+    Intermediate(index_t rows, index_t cols)
+        : buffer_(AlignedBuffer<float>::uninitialized(checked_mul(rows, cols, "Compose"))), rows_(rows), cols_(cols) {}
+    MatrixView<float> view() { return {buffer_.data(), rows_, cols_}; }
+
+   private:
+    AlignedBuffer<float> buffer_;
+    index_t rows_, cols_;
+  };
+
+  Outer outer_;
+  Inner inner_;
+};
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Dense weights: `Dense<float>`, `Dense<bf16>`, `Dense<fp16>`, the row format whose bytes are the values themselves.
+
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/row_matrix.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+/// Values of T, little endian, row after row, in one section `values`. Schemes `f32`, `bf16`, `fp16`.
+template <class T>
+struct DenseFormat {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, bf16> || std::is_same_v<T, fp16>);
+  using value_type = T;
+
+  std::string scheme() const { return std::is_same_v<T, float> ? "f32" : std::is_same_v<T, bf16> ? "bf16" : "fp16"; }
+  std::vector<SectionSpec> sections(index_t cols) const {
+    return {{"values", checked_mul(cols, static_cast<index_t>(sizeof(T)), "DenseFormat")}};
+  }
+  bool can_store_nan() const noexcept { return true; }
+  bool exact_in_bf16() const noexcept { return std::is_same_v<T, bf16>; }
+
+  /// Half to even. A finite weight beyond T's range is a ValueError under `reject` (the destination may be partly
+  /// written) and the largest finite value, as infinity is, under `saturate`.
+  void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const {
+    for (std::size_t j = 0; j < row.weights.size(); ++j) {
+      T value = T(row.weights[j]);
+      if (row.non_finite != NonFinite::propagate && std::isinf(static_cast<float>(value))) {
+        if (row.non_finite == NonFinite::reject)
+          throw ValueError("encode_rows: w at row " + std::to_string(row.row) + ", column " + std::to_string(j) +
+                           " is beyond the range of " + scheme());
+        value = largest(row.weights[j] < 0);
+      }
+      std::memcpy(dst[0] + j * sizeof(T), &value, sizeof(T));
+    }
+  }
+  void decode_row(std::span<const std::byte* const> src, index_t /*cols*/, index_t col, std::span<float> dst) const {
+    const std::byte* p = src[0] + col * static_cast<index_t>(sizeof(T));
+    if constexpr (std::is_same_v<T, float>) {
+      if (!dst.empty()) std::memcpy(dst.data(), p, dst.size_bytes());
+    } else {
+      for (std::size_t j = 0; j < dst.size(); ++j) {
+        T value;
+        std::memcpy(&value, p + j * sizeof(T), sizeof(T));
+        dst[j] = static_cast<float>(value);
+      }
+    }
+  }
+  void decode_row_bf16(std::span<const std::byte* const> src, index_t /*cols*/, index_t col, std::span<bf16> dst) const
+      requires(std::is_same_v<T, bf16>) {
+    if (!dst.empty()) std::memcpy(dst.data(), src[0] + col * 2, dst.size_bytes());
+  }
+
+  friend bool operator==(const DenseFormat&, const DenseFormat&) = default;
+
+ private:
+  static T largest(bool negative) noexcept {
+    if constexpr (std::is_same_v<T, float>) {
+      return negative ? -std::numeric_limits<float>::max() : std::numeric_limits<float>::max();
+    } else {
+      const std::uint16_t magnitude = std::is_same_v<T, bf16> ? 0x7f7f : 0x7bff;
+      return T::from_bits(static_cast<std::uint16_t>(magnitude | (negative ? 0x8000 : 0)));
+    }
+  }
+};
+
+template <class T>
+using Dense = RowMatrix<DenseFormat<T>>;
+
+/// A dense operator over the caller's own contiguous memory [out, in], without a copy. ShapeError when the rows are not
+/// contiguous (encode copies them instead). The memory must outlive the operator and its copies.
+template <class T>
+Dense<std::remove_const_t<T>> dense_view(MatrixView<T> w, PackPolicy policy = {}) {
+  using Value = std::remove_const_t<T>;
+  if (w.rows() > 1 && w.row_stride() != w.cols())
+    throw ShapeError("dense_view: w has row_stride " + std::to_string(w.row_stride()) + ", contiguous rows of " +
+                     std::to_string(w.cols()) + " needed");
+  const std::span<const Value> values(w.data(), static_cast<std::size_t>(w.rows() * w.cols()));
+  const Section section{"values", SharedBytes(std::as_bytes(values), nullptr)};
+  return Dense<Value>::from_sections(w.shape(), {}, std::span(&section, 1), policy);
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

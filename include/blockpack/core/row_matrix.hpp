@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// The linear operator over any row format: W [out, in] stored row by row (dense, block floating point, MX, group
+/// integers).
+///
+/// Copies share the stored bytes and the packed form. `from_sections` over a mapped file copies nothing.
+
+#include <array>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/engine.hpp"
+#include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/packed_cache.hpp"
+#include "blockpack/core/row_format.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+namespace detail {
+/// A format whose stored bytes are an array of T, which kernels may read in place and which has a packed form.
+template <class F>
+concept DenseRowFormat = RowFormat<F> && requires {
+  typename F::value_type;
+};
+/// A format that decodes straight to bf16 (its values are exact there).
+template <class F>
+concept Bf16Decodable = requires(const F& f, std::span<const std::byte* const> src, index_t i, std::span<bf16> dst) {
+  f.decode_row_bf16(src, i, i, dst);
+};
+}  // namespace detail
+
+/// W [out, in] in row format F: y [tokens, out] = epilogue(x [tokens, in] · Wᵀ).
+///
+/// A dense format has a packed form, built as the pack policy says; other formats are decoded panel by panel on every
+/// apply, and every policy acts as `none` (packed_bytes() is 0).
+template <RowFormat F>
+class RowMatrix {
+ public:
+  using format_type = F;
+  static constexpr std::size_t kMaxSections = 4;
+
+  /// An empty 0 x 0 operator.
+  RowMatrix() : RowMatrix(MatrixShape{}, F{}, {}, {}) {}
+
+  /// Encodes w [out, in]. Errors of `encode_rows`; ShapeError when the stored size overflows. Cost: one pass over w.
+  static RowMatrix encode(MatrixView<const float> w, const F& format = {}, const EncodeOptions& options = {},
+                          PackPolicy policy = {}) {
+    std::vector<SharedBytes> stored;
+    std::vector<std::byte*> dst;
+    for (const SectionSpec& spec : format.sections(w.cols())) {
+      AlignedBuffer<std::byte> bytes(checked_mul(w.rows(), spec.bytes_per_row, "RowMatrix::encode"));
+      dst.push_back(bytes.data());
+      stored.emplace_back(std::move(bytes));
+    }
+    encode_rows(format, w, 0, dst, options);
+    return RowMatrix(w.shape(), format, std::move(stored), policy);
+  }
+
+  /// The operator whose `sections()` are these: same order, names and sizes. The bytes are not copied: each section
+  /// keeps its owner, or, without one, the caller keeps the memory alive. FormatError names the section that does not
+  /// fit.
+  static RowMatrix from_sections(MatrixShape shape, const F& format, std::span<const Section> sections,
+                                 PackPolicy policy = {}) {
+    const std::vector<SectionSpec> specs = format.sections(shape.cols);
+    if (sections.size() != specs.size())
+      throw FormatError("from_sections: " + std::to_string(sections.size()) + " sections, " +
+                        std::to_string(specs.size()) + " needed for " + std::string(format.scheme()));
+    std::vector<SharedBytes> stored;
+    for (std::size_t s = 0; s < specs.size(); ++s) {
+      const index_t needed = checked_mul(shape.rows, specs[s].bytes_per_row, "from_sections");
+      if (sections[s].name != specs[s].name || static_cast<index_t>(sections[s].data.bytes.size()) != needed)
+        throw FormatError("from_sections: section " + sections[s].name + " has " +
+                          std::to_string(sections[s].data.bytes.size()) + " bytes, " + specs[s].name + " with " +
+                          std::to_string(needed) + " needed");
+      stored.push_back(sections[s].data);
+    }
+    return RowMatrix(shape, format, std::move(stored), policy);
+  }
+
+  index_t out_features() const noexcept { return shape_.rows; }
+  index_t in_features() const noexcept { return shape_.cols; }
+  MatrixShape shape() const noexcept { return shape_; }
+  const F& parameters() const noexcept { return format_; }
+  std::string scheme() const { return format_.scheme(); }
+
+  /// Named views of the stored bytes, in file order. UnsupportedError after release_stored().
+  std::vector<Section> sections() const {
+    require_stored("sections");
+    std::vector<Section> result;
+    const std::vector<SectionSpec> specs = format_.sections(shape_.cols);
+    for (std::size_t s = 0; s < specs.size(); ++s) result.push_back({specs[s].name, stored_[s]});
+    return result;
+  }
+
+  /// Bytes of the stored form, 0 after release_stored().
+  std::size_t storage_bytes() const noexcept {
+    std::size_t sum = 0;
+    for (const SharedBytes& s : stored_) sum += s.bytes.size();
+    return sum;
+  }
+
+  /// Bytes the packed cache holds now.
+  std::size_t packed_bytes() const noexcept {
+#if defined(BLOCKPACK_HEADERS_ONLY)
+    return 0;
+#else
+    return cache_->bytes();
+#endif
+  }
+
+  /// Drops this operator's hold on the stored form once a packed form exists (UnsupportedError otherwise); apply goes
+  /// on from the packed form at the level it was packed for. Memory is freed when the last copy and view let go.
+  void release_stored() {
+    if (packed_bytes() == 0 && !shape_empty())
+      throw UnsupportedError("release_stored: " + scheme() + " has no packed form to compute from");
+    for (SharedBytes& s : stored_) s = {};
+    released_ = true;
+  }
+
+  /// y = epilogue(x · Wᵀ). ShapeError names the argument that does not fit. Bits of y do not depend on the threads.
+  void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
+    detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
+    const Activations mode = resolve(how.activations, mode_bits(), how.execution.level());
+    const RowSource w = source();
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    if constexpr (detail::DenseRowFormat<F>) {
+      if (const PackedWeights* packed = cache_->get(w, weight_type(mode), how.execution))
+        return matmul(x, *packed, y, mode, how);
+    }
+#endif
+    require_stored("apply");
+    matmul(x, w, y, mode, how);
+  }
+
+  /// x [tokens, in] = y [tokens, out] · W, float32. The epilogue must be empty (ValueError).
+  void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how = {}) const {
+    if (!how.epilogue.empty()) throw ValueError("apply_transpose: an epilogue is not supported");
+    detail::check_apply_shapes("apply_transpose", shape_.cols, shape_.rows, y.shape(), x.shape(), {});
+    require_stored("apply_transpose");
+    matmul_transpose(y, source(), x, how);
+  }
+
+  /// y[i, :] = W[rows[i], :], decoded. ShapeError for a row out of range or another shape of y.
+  void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const {
+    detail::check_decode_rows("decode_rows", shape_, rows, y.shape());
+    require_stored("decode_rows");
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      format_.decode_row(row_pointers(rows[i]).span(), shape_.cols, 0, y.row(static_cast<index_t>(i)));
+  }
+
+ private:
+  struct RowPointers {
+    std::array<const std::byte*, kMaxSections> data{};
+    std::size_t count = 0;
+    std::span<const std::byte* const> span() const noexcept { return {data.data(), count}; }
+  };
+
+  RowMatrix(MatrixShape shape, const F& format, std::vector<SharedBytes> stored, PackPolicy policy)
+      : shape_(shape), format_(format), stored_(std::move(stored)) {
+    const std::vector<SectionSpec> specs = format_.sections(shape_.cols);
+    if (specs.size() > kMaxSections) throw UnsupportedError("RowMatrix: " + scheme() + " has too many sections");
+    stored_.resize(specs.size());
+    for (std::size_t s = 0; s < specs.size(); ++s) bytes_per_row_[s] = specs[s].bytes_per_row;
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    cache_ = std::make_shared<PackedCache>(detail::DenseRowFormat<F> ? policy : PackPolicy::none());
+    if constexpr (detail::DenseRowFormat<F>) {
+      const Execution how;
+      const bool ahead = policy.kind == PackPolicy::Kind::ahead || policy.kind == PackPolicy::Kind::into;
+      if (ahead)
+        cache_->pack_ahead(source(), weight_type(resolve(Activations::automatic, mode_bits(), how.level())), how);
+    }
+#else
+    static_cast<void>(policy);
+#endif
+  }
+
+  bool shape_empty() const noexcept { return shape_.rows == 0 || shape_.cols == 0; }
+
+  /// Bits per weight as `resolve` wants them; fp16 is more exact than a bf16 product and counts as 32.
+  double mode_bits() const {
+    if constexpr (detail::DenseRowFormat<F>) {
+      if (std::is_same_v<typename F::value_type, fp16>) return 32.0;
+    }
+    return bits_per_weight(format_, shape_.cols);
+  }
+
+  void require_stored(const char* function) const {
+    if (released_) throw UnsupportedError(std::string(function) + ": the stored form of this operator was released");
+  }
+
+  /// A dense matrix of bf16 is packed as bf16 for every mode; one of wider values as the mode computes.
+  static WeightType weight_type(Activations mode) noexcept {
+    if constexpr (detail::DenseRowFormat<F>) {
+      if (std::is_same_v<typename F::value_type, bf16>) return WeightType::bf16;
+    }
+    return mode == Activations::bf16 ? WeightType::bf16 : WeightType::f32;
+  }
+
+  RowPointers row_pointers(index_t row) const noexcept {
+    RowPointers p;
+    p.count = stored_.size();
+    for (std::size_t s = 0; s < p.count; ++s) p.data[s] = stored_[s].bytes.data() + row * bytes_per_row_[s];
+    return p;
+  }
+
+  RowSource source() const {
+    RowSource w;
+    w.rows = shape_.rows;
+    w.cols = shape_.cols;
+    w.self = this;
+    w.decode_f32 = [](const void* self, index_t row, index_t col, index_t count, float* dst) {
+      const auto& op = *static_cast<const RowMatrix*>(self);
+      op.format_.decode_row(op.row_pointers(row).span(), op.shape_.cols, col, {dst, static_cast<std::size_t>(count)});
+    };
+    if constexpr (detail::Bf16Decodable<F>) {
+      if (format_.exact_in_bf16()) {
+        w.decode_bf16 = [](const void* self, index_t row, index_t col, index_t count, bf16* dst) {
+          const auto& op = *static_cast<const RowMatrix*>(self);
+          op.format_.decode_row_bf16(op.row_pointers(row).span(), op.shape_.cols, col,
+                                     {dst, static_cast<std::size_t>(count)});
+        };
+      }
+    }
+    if constexpr (detail::DenseRowFormat<F>) {
+      using T = typename F::value_type;
+      if constexpr (std::is_same_v<T, float> || std::is_same_v<T, bf16>) {
+        const std::byte* data = stored_[0].bytes.data();
+        if (reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0) {  // a foreign file may hold it unaligned
+          w.dense = data;
+          w.dense_type = std::is_same_v<T, bf16> ? WeightType::bf16 : WeightType::f32;
+          w.dense_row_stride = shape_.cols;
+        }
+      }
+    }
+    return w;
+  }
+
+  MatrixShape shape_;
+  F format_;
+  std::vector<SharedBytes> stored_;
+  std::array<index_t, kMaxSections> bytes_per_row_{};
+  bool released_ = false;
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+  std::shared_ptr<PackedCache> cache_;
+#endif
+};
+
+}  // namespace blockpack::inline BLOCKPACK_ABI
