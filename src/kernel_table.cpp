@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Fills the kernel tables. To add a kernel file: declare its installer in the family's header and name it in its step.
+
+#include <array>
+#include <string>
+
+#include "cpu.hpp"
+#include "dispatch.hpp"
+#include "kernels/table.hpp"
+
+namespace blockpack::kernels {
+namespace {
+
+/// One step of filling a table: what a level, or a level together with a feature, installs.
+struct Step {
+  Isa level;         ///< taken by tables of this level and of stronger ones
+  Features feature;  ///< and only when these bits are in use
+  void (*install)(KernelTable& t, Features features);
+};
+
+// Weakest first within an architecture.
+constexpr Step kSteps[] = {
+    {Isa::scalar, 0, [](KernelTable&, Features) {}},
+#if defined(BLOCKPACK_WITH_AVX2)
+    {Isa::avx2, 0, [](KernelTable&, Features) {}},
+#endif
+#if defined(BLOCKPACK_WITH_AVX512)
+    {Isa::avx512, 0, [](KernelTable&, Features) {}},
+#endif
+#if defined(BLOCKPACK_WITH_AVX512VNNI)
+    {Isa::avx512vnni, 0, [](KernelTable&, Features) {}},
+#endif
+#if defined(BLOCKPACK_WITH_AVX512BF16)
+    {Isa::avx512vnni, kAvx512Bf16, [](KernelTable&, Features) {}},
+#endif
+#if defined(BLOCKPACK_WITH_AMX)
+    {Isa::amx, 0, [](KernelTable&, Features) {}},
+#endif
+#if defined(BLOCKPACK_WITH_NEON)
+    {Isa::neon, 0, [](KernelTable&, Features) {}},
+#endif
+#if defined(BLOCKPACK_WITH_NEON_DOT)
+    {Isa::neon_dot, 0, [](KernelTable&, Features) {}},
+#endif
+};
+
+}  // namespace
+
+KernelTable make_table(Isa level, Features features) {
+  if (!runs_here(level)) throw UnsupportedError("level " + std::string(to_string(level)) + " does not run here");
+  KernelTable table;
+  table.level = level;
+  table.features = features & this_cpu().features;
+  for (const Step& step : kSteps)
+    if (includes(level, step.level) && (step.feature & table.features) == step.feature)
+      step.install(table, table.features);
+  return table;
+}
+
+const KernelTable& table_for(Isa level) {
+  static const std::array<KernelTable, kAllIsas.size()> tables = [] {
+    std::array<KernelTable, kAllIsas.size()> built{};
+    for (const Isa isa : kAllIsas)
+      if (runs_here(isa)) built[static_cast<std::size_t>(isa)] = make_table(isa, features_in_use());
+    return built;
+  }();
+  if (!runs_here(level)) throw UnsupportedError("level " + std::string(to_string(level)) + " does not run here");
+  return tables[static_cast<std::size_t>(level)];
+}
+
+const KernelTable& active() { return table_for(active_isa()); }
+
+}  // namespace blockpack::kernels
