@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Calibration statistics: what an encoder may know about the inputs x [tokens, in] of a layer and about the gradients
+/// of its weights [out, in]. Filled batch by batch, merged across workers, then handed to rounding and pruning
+/// algorithms.
+///
+///   ColumnStats    per input feature: L2 norm, absmax, mean |x|, mean x²    24 bytes a feature    (Wanda, scale
+///   search) GramMatrix     XᵀX, symmetric                                            4·in² bytes           (GPTQ,
+///   SparseGPT) SecondMoments  per weight: mean g², the diagonal of the Fisher matrix    8 bytes a weight      (Fisher
+///   pruning)
+///
+/// Sums are in double, where the product of two floats is exact: contraction to fused operations changes nothing, so
+/// the numbers, and the codes chosen from them, are the same on every CPU, with every compiler and for every number of
+/// threads. They do depend, in the last bits, on how the rows were cut into batches.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "blockpack/core/buffer.hpp"
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/execution.hpp"
+#include "blockpack/core/row_format.hpp"
+#include "blockpack/core/types.hpp"
+#include "blockpack/core/view.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+namespace detail {
+
+/// ShapeError, or ValueError with the first NaN or infinity: statistics are never half updated.
+inline void check_batch(const char* function, MatrixView<const float> x, index_t cols) {
+  if (x.cols() != cols)
+    throw ShapeError(std::string(function) + ": x has " + std::to_string(x.cols()) + " columns, " +
+                     std::to_string(cols) + " needed");
+  const MatrixShape bad = find_non_finite(x);
+  if (bad.rows >= 0)
+    throw ValueError(std::string(function) + ": x is not finite at row " + std::to_string(bad.rows) + ", column " +
+                     std::to_string(bad.cols));
+}
+
+inline void check_same_size(const char* function, index_t theirs, index_t ours) {
+  if (theirs != ours)
+    throw ShapeError(std::string(function) + ": other has " + std::to_string(theirs) + " features, " +
+                     std::to_string(ours) + " needed");
+}
+
+}  // namespace detail
+
+/// Norms of the columns of x.
+class ColumnStats {
+ public:
+  ColumnStats() = default;
+  explicit ColumnStats(index_t in_features)
+      : square_(in_features), absolute_(in_features), absmax_(in_features), in_features_(in_features) {}
+
+  index_t in_features() const noexcept { return in_features_; }
+  index_t rows() const noexcept { return rows_; }  ///< tokens seen
+
+  /// Adds the rows of x. ShapeError for another number of columns; ValueError on NaN or infinity, nothing added then.
+  void add(MatrixView<const float> x, const Execution& how = {}) {
+    detail::check_batch("ColumnStats::add", x, in_features_);
+    parallel_for(how, ceil_div(in_features_, kColumns), [&](index_t task) {
+      const index_t begin = task * kColumns, n = std::min(kColumns, in_features_ - begin);
+      std::array<double, kColumns> square{}, absolute{}, largest{};
+      for (index_t i = 0; i < x.rows(); ++i) {
+        const float* row = x.row_data(i) + begin;
+        for (index_t j = 0; j < n; ++j) {
+          const double v = std::fabs(static_cast<double>(row[j]));
+          const auto k = static_cast<std::size_t>(j);
+          square[k] += v * v;
+          absolute[k] += v;
+          largest[k] = v > largest[k] ? v : largest[k];
+        }
+      }
+      for (index_t j = 0; j < n; ++j) {
+        const auto k = static_cast<std::size_t>(j);
+        square_[begin + j] += square[k];
+        absolute_[begin + j] += absolute[k];
+        absmax_[begin + j] = std::max(absmax_[begin + j], largest[k]);
+      }
+    });
+    rows_ += x.rows();
+  }
+
+  /// Adds the rows another object has seen. ShapeError for another number of features.
+  void merge(const ColumnStats& other) {
+    detail::check_same_size("ColumnStats::merge", other.in_features_, in_features_);
+    for (index_t j = 0; j < in_features_; ++j) {
+      square_[j] += other.square_[j];
+      absolute_[j] += other.absolute_[j];
+      absmax_[j] = std::max(absmax_[j], other.absmax_[j]);
+    }
+    rows_ += other.rows_;
+  }
+
+  double l2_norm(index_t j) const noexcept { return std::sqrt(square_[j]); }
+  double absmax(index_t j) const noexcept { return absmax_[j]; }
+  double mean_abs(index_t j) const noexcept { return mean(absolute_[j]); }
+  double mean_square(index_t j) const noexcept { return mean(square_[j]); }
+
+  /// mean x² of every column as floats: the importance of a column's rounding errors (EncodeOptions::importance).
+  std::vector<float> importance() const {
+    std::vector<float> values(static_cast<std::size_t>(in_features_));
+    for (index_t j = 0; j < in_features_; ++j) values[static_cast<std::size_t>(j)] = static_cast<float>(mean_square(j));
+    return values;
+  }
+
+ private:
+  static constexpr index_t kColumns = 256;
+  double mean(double sum) const noexcept { return rows_ == 0 ? 0.0 : sum / static_cast<double>(rows_); }
+
+  AlignedBuffer<double> square_, absolute_, absmax_;
+  index_t in_features_ = 0;
+  index_t rows_ = 0;
+};
+
+/// H = XᵀX. Holds the lower triangle in square tiles: 4·in² bytes and a little, whatever the number of tokens (in =
+/// 4096: 68 MB; 11008: 488 MB). The cost of `add` is rows · in² / 2 multiply-adds.
+class GramMatrix {
+ public:
+  GramMatrix() = default;
+  explicit GramMatrix(index_t in_features)
+      : tiles_(ceil_div(in_features, kTile)),
+        sums_(checked_mul(checked_mul(tiles_, tiles_ + 1, "GramMatrix") / 2, kTile * kTile, "GramMatrix")),
+        in_features_(in_features) {}
+
+  index_t in_features() const noexcept { return in_features_; }
+  index_t rows() const noexcept { return rows_; }  ///< tokens seen
+  std::size_t memory_bytes() const noexcept { return sums_.size_bytes(); }
+
+  /// Adds the rows of x. ShapeError for another number of columns; ValueError on NaN or infinity, nothing added then.
+  void add(MatrixView<const float> x, const Execution& how = {}) {
+    detail::check_batch("GramMatrix::add", x, in_features_);
+    parallel_for(how, tiles_ * (tiles_ + 1) / 2, [&](index_t task) {
+      index_t i = static_cast<index_t>((std::sqrt(8.0 * static_cast<double>(task) + 1.0) - 1.0) / 2.0);
+      while (i * (i + 1) / 2 > task) --i;  // the root may be one off for large numbers
+      while ((i + 1) * (i + 2) / 2 <= task) ++i;
+      add_tile(x, i, task - i * (i + 1) / 2, sums_.data() + task * kTile * kTile);
+    });
+    rows_ += x.rows();
+  }
+
+  /// Adds what another object has seen. ShapeError for another number of features.
+  void merge(const GramMatrix& other) {
+    detail::check_same_size("GramMatrix::merge", other.in_features_, in_features_);
+    for (index_t k = 0; k < sums_.size(); ++k) sums_[k] += other.sums_[k];
+    rows_ += other.rows_;
+  }
+
+  /// Σ_t x[t, i] · x[t, j].
+  double operator()(index_t i, index_t j) const noexcept {
+    if (i < j) std::swap(i, j);
+    const index_t tile = (i / kTile) * (i / kTile + 1) / 2 + j / kTile;
+    return sums_[(tile * kTile + i % kTile) * kTile + j % kTile];
+  }
+
+  double mean_diagonal() const noexcept {
+    double sum = 0;
+    for (index_t i = 0; i < in_features_; ++i) sum += (*this)(i, i);
+    return in_features_ == 0 ? 0.0 : sum / static_cast<double>(in_features_);
+  }
+
+  /// dst = scale · (H + relative_damping · mean(diag H) · I), both triangles, in float or double. GPTQ and SparseGPT
+  /// use scale = 2 / rows() and a damping of 0.01. ShapeError if dst is not [in, in].
+  template <class T>
+  void copy_to(MatrixView<T> dst, double scale = 1.0, double relative_damping = 0.0) const {
+    if (dst.shape() != MatrixShape{in_features_, in_features_})
+      throw ShapeError("GramMatrix::copy_to: dst is " + to_string(dst.shape()) + ", " +
+                       to_string(MatrixShape{in_features_, in_features_}) + " needed");
+    const double damping = relative_damping == 0.0 ? 0.0 : relative_damping * mean_diagonal();
+    for (index_t i = 0; i < in_features_; ++i)
+      for (index_t j = 0; j <= i; ++j) {
+        const double damped = (*this)(i, j) + (i == j ? damping : 0.0);
+        dst(i, j) = dst(j, i) = static_cast<T>(scale * damped);
+      }
+  }
+
+ private:
+  static constexpr index_t kTile = 32;       // two operand panels of 64 rows and the sums are 40 KB: first-level cache
+  static constexpr index_t kPanelRows = 64;  // rows turned to double at once, a multiple of 4
+  using Panel = std::array<double, static_cast<std::size_t>(kTile* kPanelRows)>;
+
+  /// kTile columns from `col` of rows [row, row + kPanelRows), zeros beyond the edges.
+  void load(MatrixView<const float> x, index_t row, index_t col, Panel& panel) const {
+    panel.fill(0.0);
+    const index_t n = std::min(kTile, in_features_ - col);
+    for (index_t t = 0; t < std::min(kPanelRows, x.rows() - row); ++t)
+      for (index_t j = 0; j < n; ++j)
+        panel[static_cast<std::size_t>(t * kTile + j)] = static_cast<double>(x.row_data(row + t)[col + j]);
+  }
+
+  void add_tile(MatrixView<const float> x, index_t tile_row, index_t tile_col, double* sums) const {
+    Panel left, right;
+    for (index_t row = 0; row < x.rows(); row += kPanelRows) {
+      load(x, row, tile_row * kTile, left);
+      if (tile_row != tile_col) load(x, row, tile_col * kTile, right);
+      const double* r = tile_row != tile_col ? right.data() : left.data();
+      const index_t n = std::min(kPanelRows, x.rows() - row);
+      for (index_t t = 0; t < n; t += 4) {  // four rows at once: one load and one store of a sum for four products
+        const double* l = left.data() + t * kTile;
+        const double* r0 = r + t * kTile;
+        for (index_t i = 0; i < kTile; ++i) {
+          double* sum = sums + i * kTile;
+          const double a = l[i], b = l[kTile + i], c = l[2 * kTile + i], d = l[3 * kTile + i];
+          for (index_t j = 0; j < kTile; ++j)
+            sum[j] += a * r0[j] + b * r0[kTile + j] + c * r0[2 * kTile + j] + d * r0[3 * kTile + j];
+        }
+      }
+    }
+  }
+
+  index_t tiles_ = 0;
+  AlignedBuffer<double> sums_;
+  index_t in_features_ = 0;
+  index_t rows_ = 0;
+};
+
+/// Σ g² of every weight over batches of gradients; the mean is the diagonal of the empirical Fisher matrix.
+class SecondMoments {
+ public:
+  SecondMoments() = default;
+  explicit SecondMoments(MatrixShape shape)
+      : sums_(checked_mul(shape.rows, shape.cols, "SecondMoments")), shape_(shape) {}
+
+  MatrixShape shape() const noexcept { return shape_; }
+  index_t batches() const noexcept { return batches_; }
+  std::size_t memory_bytes() const noexcept { return sums_.size_bytes(); }
+
+  /// Adds one gradient. ShapeError for another shape; ValueError on NaN or infinity, nothing added then.
+  void add(MatrixView<const float> gradient, const Execution& how = {}) {
+    if (gradient.rows() != shape_.rows)
+      throw ShapeError("SecondMoments::add: gradient is " + to_string(gradient.shape()) + ", " + to_string(shape_) +
+                       " needed");
+    detail::check_batch("SecondMoments::add", gradient, shape_.cols);
+    constexpr index_t kRowsPerTask = 16;
+    parallel_for(how, ceil_div(shape_.rows, kRowsPerTask), [&](index_t task) {
+      const index_t end = std::min(shape_.rows, (task + 1) * kRowsPerTask);
+      for (index_t i = task * kRowsPerTask; i < end; ++i)
+        for (index_t j = 0; j < shape_.cols; ++j) {
+          const double g = gradient.row_data(i)[j];
+          sums_[i * shape_.cols + j] += g * g;
+        }
+    });
+    ++batches_;
+  }
+
+  /// Adds the gradients another object has seen. ShapeError for another shape.
+  void merge(const SecondMoments& other) {
+    if (other.shape_ != shape_)
+      throw ShapeError("SecondMoments::merge: other is " + to_string(other.shape_) + ", " + to_string(shape_) +
+                       " needed");
+    for (index_t k = 0; k < sums_.size(); ++k) sums_[k] += other.sums_[k];
+    batches_ += other.batches_;
+  }
+
+  /// Mean of g² over the batches, 0 when there were none.
+  double mean(index_t i, index_t j) const noexcept {
+    return batches_ == 0 ? 0.0 : sums_[i * shape_.cols + j] / static_cast<double>(batches_);
+  }
+
+  /// The means as floats, the per-weight form of EncodeOptions::importance. ShapeError for another shape.
+  void copy_to(MatrixView<float> dst) const {
+    if (dst.shape() != shape_)
+      throw ShapeError("SecondMoments::copy_to: dst is " + to_string(dst.shape()) + ", " + to_string(shape_) +
+                       " needed");
+    for (index_t i = 0; i < shape_.rows; ++i)
+      for (index_t j = 0; j < shape_.cols; ++j) dst(i, j) = static_cast<float>(mean(i, j));
+  }
+
+ private:
+  AlignedBuffer<double> sums_;
+  MatrixShape shape_;
+  index_t batches_ = 0;
+};
+
+}  // namespace blockpack::inline BLOCKPACK_ABI
