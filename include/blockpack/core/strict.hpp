@@ -49,6 +49,27 @@ inline float strict_mul(float a, float b) noexcept {
 #endif
 }
 
+/// The same in double.
+inline double strict_mul(double a, double b) noexcept {
+#if defined(__clang__)
+#pragma clang fp contract(off)
+  return a * b;
+#elif defined(__GNUC__)
+  double product = a * b;
+#if defined(__x86_64__) || defined(__i386__)
+  asm("" : "+x"(product));
+#elif defined(__aarch64__)
+  asm("" : "+w"(product));
+#else
+  asm("" : "+m"(product));
+#endif
+  return product;
+#else
+  volatile double product = a * b;
+  return product;
+#endif
+}
+
 /// floor(log2(|v|)) taken from the bits, exact for subnormals too. v must be finite and not zero.
 constexpr int floor_log2(float v) noexcept {
   const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(v) & 0x7fffffffu;
