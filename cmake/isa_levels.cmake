@@ -14,6 +14,7 @@ function(blockpack_add_isa_level name)
   endforeach()
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/kernels/*/*_${name}.cpp)
   target_sources(blockpack PRIVATE ${sources})
+  set_property(TARGET blockpack APPEND PROPERTY BLOCKPACK_ISA_SOURCES ${sources})
   set_source_files_properties(${sources} TARGET_DIRECTORY blockpack PROPERTIES
     COMPILE_OPTIONS "${ARGN};-ffp-contract=off;-fno-exceptions")
   string(TOUPPER ${name} upper)
