@@ -13,32 +13,33 @@
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
-/// Everything the library throws on purpose derives from this.
-class Error : public std::runtime_error {
+/// Everything the library throws on purpose derives from this. Exported: a type that crosses the border of the shared
+/// library needs one type_info.
+class BLOCKPACK_API Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
 /// Sizes disagree, or a size does not fit the address space.
-class ShapeError : public Error {
+class BLOCKPACK_API ShapeError : public Error {
  public:
   using Error::Error;
 };
 
 /// A value is NaN, infinite or out of the range the operation takes.
-class ValueError : public Error {
+class BLOCKPACK_API ValueError : public Error {
  public:
   using Error::Error;
 };
 
 /// What this build, this CPU or this version cannot do.
-class UnsupportedError : public Error {
+class BLOCKPACK_API UnsupportedError : public Error {
  public:
   using Error::Error;
 };
 
 /// The operating system refused: a file is missing, the disk is full. Carries `errno`.
-class IoError : public Error {
+class BLOCKPACK_API IoError : public Error {
  public:
   IoError(const std::string& message, int error_number) : Error(message), error_number_(error_number) {}
   int error_number() const noexcept { return error_number_; }
@@ -48,13 +49,13 @@ class IoError : public Error {
 };
 
 /// The caller's stop token was set; nothing was lost but the work not yet done.
-class CancelledError : public Error {
+class BLOCKPACK_API CancelledError : public Error {
  public:
   using Error::Error;
 };
 
 /// Bytes or text that are not what the format demands.
-class FormatError : public Error {
+class BLOCKPACK_API FormatError : public Error {
  public:
   /// `code` is a short stable identifier (`InvalidOffset`), `byte_offset` where in the input the problem lies (-1: not
   /// known), `tensor` the tensor concerned (may be empty).
