@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Everything of the concept `quant`: block formats and the operator over them. docs/quantization.md.
+
+#include "blockpack/quant/bfp.hpp"
+#include "blockpack/quant/group_int.hpp"
+#include "blockpack/quant/mx.hpp"
+#include "blockpack/quant/quantized_matrix.hpp"

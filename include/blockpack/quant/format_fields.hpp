@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// What the quantization formats share beside arithmetic: the fields of their scheme strings, checks of their
+/// parameters, and the walk over the blocks of a row.
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/row_format.hpp"
+#include "blockpack/core/scalar.hpp"
+#include "blockpack/core/strict.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI::detail {
+
+inline constexpr index_t kMaxBlock = 128;
+
+/// The number in `prefix<number>`: decimal digits only, no sign, no leading zero, at most 6 digits; nothing otherwise.
+inline std::optional<int> number_after(std::string_view prefix, std::string_view text) {
+  if (!text.starts_with(prefix)) return std::nullopt;
+  text.remove_prefix(prefix.size());
+  if (text.empty() || text.size() > 6 || text.front() == '0') return std::nullopt;
+  int value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
+
+/// "-away", "-trunc", "-down", "-stochastic"; empty for the default, half to even.
+inline std::string rounding_field(Rounding rounding) {
+  constexpr const char* kFields[] = {"", "-away", "-trunc", "-down", "-stochastic"};
+  return kFields[static_cast<std::size_t>(rounding)];
+}
+inline std::optional<Rounding> parse_rounding(std::string_view field) {
+  for (const Rounding r : {Rounding::half_away, Rounding::toward_zero, Rounding::down, Rounding::stochastic})
+    if (field == std::string_view(rounding_field(r)).substr(1)) return r;
+  return std::nullopt;
+}
+
+/// Assigns fields of a scheme; each kind of field may come once.
+class FieldReader {
+ public:
+  FieldReader(std::string_view name, std::span<const std::string_view> fields) : scheme_(name) {
+    for (const std::string_view field : fields) scheme_.append("-").append(field);
+  }
+
+  template <class T>
+  void set(std::string_view kind, T& target, T value) {
+    if (std::find(seen_.begin(), seen_.end(), kind) != seen_.end())
+      throw ValueError("scheme " + scheme_ + ": the " + std::string(kind) + " is given twice");
+    seen_.push_back(kind);
+    target = value;
+  }
+  [[noreturn]] void unknown(std::string_view field) const {
+    throw ValueError("scheme " + scheme_ + ": unknown field '" + std::string(field) + "'");
+  }
+
+ private:
+  std::string scheme_;
+  std::vector<std::string_view> seen_;
+};
+
+inline void check_block(const char* format, int block) {
+  if (block != 16 && block != 32 && block != 64 && block != 128)
+    throw ValueError(std::string(format) + ": block = " + std::to_string(block) + ", 16, 32, 64 or 128 needed");
+}
+
+inline std::uint8_t* bytes(std::byte* p) noexcept { return reinterpret_cast<std::uint8_t*>(p); }
+inline const std::uint8_t* bytes(const std::byte* p) noexcept { return reinterpret_cast<const std::uint8_t*>(p); }
+
+/// Encodes a row block by block through the reference. A short last block is filled with zeros, which changes neither
+/// its shared exponent nor its other codes.
+template <class Format>
+void encode_block_row_reference(const Format& f, const EncodeRow& row, std::uint8_t* scales,
+                                std::uint8_t* codes) noexcept {
+  const auto block = static_cast<std::size_t>(f.block);
+  for (std::size_t col = 0; col < row.weights.size(); col += block) {
+    const std::size_t count = std::min(block, row.weights.size() - col);
+    std::array<float, kMaxBlock> padded;
+    std::span<const float> values = row.weights.subspan(col, count);
+    if (count < block) {
+      std::fill(std::copy(values.begin(), values.end(), padded.begin()), padded.end(), 0.0f);
+      values = std::span<const float>(padded.data(), block);
+    }
+    f.encode_block(values, row, static_cast<index_t>(col), scales++, codes);
+    codes += f.code_bytes();
+  }
+}
+
+template <class Format, class T>
+void decode_block_row_reference(const Format& f, const std::uint8_t* scales, const std::uint8_t* codes,
+                                std::span<T> dst) noexcept {
+  const auto block = static_cast<std::size_t>(f.block);
+  for (std::size_t col = 0; col < dst.size(); col += block) {
+    std::array<float, kMaxBlock> values;
+    f.decode_block(*scales++, codes, std::span<float>(values.data(), block));
+    codes += f.code_bytes();
+    const std::size_t count = std::min(block, dst.size() - col);
+    for (std::size_t i = 0; i < count; ++i) dst[col + i] = static_cast<T>(values[i]);
+  }
+}
+
+/// The two sections of a shared-exponent format, through the compiled kernels or the reference.
+template <class Format>
+void encode_block_row(const Format& f, const EncodeRow& row, std::span<std::byte* const> dst) {
+#if defined(BLOCKPACK_HEADERS_ONLY)
+  encode_block_row_reference(f, row, bytes(dst[0]), bytes(dst[1]));
+#else
+  f.encode_compiled(row, bytes(dst[0]), bytes(dst[1]));
+#endif
+}
+
+template <class Format, class T>
+void decode_block_row(const Format& f, std::span<const std::byte* const> src, index_t /*cols*/, index_t col,
+                      std::span<T> dst) {
+  const index_t first = col / f.block;
+  const std::uint8_t* scales = bytes(src[0]) + first;
+  const std::uint8_t* codes = bytes(src[1]) + first * f.code_bytes();
+#if defined(BLOCKPACK_HEADERS_ONLY)
+  decode_block_row_reference(f, scales, codes, dst);
+#else
+  f.decode_compiled(scales, codes, dst);
+#endif
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI::detail
