@@ -200,7 +200,10 @@ struct GroupInt {
         return p;
     }
     p.scale = 2.0f / levels;  // the reference takes the range [-1, 1] for a group of zeros
-    p.low = grid == GroupGrid::asymmetric ? -1.0f : 0.0f;
+    if (grid == GroupGrid::asymmetric) {
+      p.low = -1.0f;
+      p.zero_point = zero_of(p.low, p.scale);
+    }
     return p;
   }
 
