@@ -20,12 +20,24 @@ struct Step {
 
 // Weakest first within an architecture.
 constexpr Step kSteps[] = {
-    {Isa::scalar, 0, [](KernelTable&, Features) {}},
+    {Isa::scalar, 0,
+     [](KernelTable& t, Features f) {
+       install_convert_scalar(t.convert, f);
+       install_histogram_scalar(t.histogram, f);
+     }},
 #if defined(BLOCKPACK_WITH_AVX2)
-    {Isa::avx2, 0, [](KernelTable&, Features) {}},
+    {Isa::avx2, 0,
+     [](KernelTable& t, Features f) {
+       install_convert_avx2(t.convert, f);
+       install_histogram_avx2(t.histogram, f);
+     }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512)
-    {Isa::avx512, 0, [](KernelTable&, Features) {}},
+    {Isa::avx512, 0,
+     [](KernelTable& t, Features f) {
+       install_convert_avx512(t.convert, f);
+       install_histogram_avx512(t.histogram, f);
+     }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512VNNI)
     {Isa::avx512vnni, 0, [](KernelTable&, Features) {}},
@@ -37,7 +49,11 @@ constexpr Step kSteps[] = {
     {Isa::amx, 0, [](KernelTable&, Features) {}},
 #endif
 #if defined(BLOCKPACK_WITH_NEON)
-    {Isa::neon, 0, [](KernelTable&, Features) {}},
+    {Isa::neon, 0,
+     [](KernelTable& t, Features f) {
+       install_convert_neon(t.convert, f);
+       install_histogram_neon(t.histogram, f);
+     }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_DOT)
     {Isa::neon_dot, 0, [](KernelTable&, Features) {}},
