@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <mutex>
+#include <utility>
+
+#include "blockpack/io/atomic_file.hpp"
+#include "blockpack/io/checked.hpp"
+#include "blockpack/io/safetensors.hpp"
+#include "io/byte_ranges.hpp"
+#include "io/strict_json.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+namespace {
+
+using io_detail::json_quoted;
+using io_detail::printable;
+
+constexpr const char* kFunction = "SafetensorsWriter";
+constexpr std::uint64_t kPrefixBytes = 8;
+constexpr std::uint64_t kHeaderUnit = 8;
+constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // what every reader takes
+constexpr std::size_t kMaxNameBytes = 65'536;
+
+struct Placed {
+  TensorSpec spec;
+  std::uint64_t begin = 0;
+  std::uint64_t size = 0;
+  io_detail::ByteRanges written;
+};
+
+void check_text(std::string_view text, const char* kind) {
+  if (io_detail::valid_utf8_prefix(text) != text.size())
+    throw ValueError(fmt::format("{}: the {} '{}' is not UTF-8", kFunction, kind, printable(text)));
+}
+
+/// In file order, offsets assigned; checks everything that can be checked before a file exists.
+std::vector<Placed> place(std::vector<TensorSpec> specs) {
+  for (const TensorSpec& spec : specs) {
+    if (spec.name.empty() || spec.name == "__metadata__" || spec.name.size() > kMaxNameBytes)
+      throw ValueError(fmt::format("{}: a tensor cannot be called '{}'; use 1 to {} bytes, not __metadata__", kFunction,
+                                   printable(spec.name), kMaxNameBytes));
+    check_text(spec.name, "tensor name");
+  }
+  std::sort(specs.begin(), specs.end(), [](const TensorSpec& a, const TensorSpec& b) {
+    return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
+  });
+  std::vector<Placed> placed;
+  placed.reserve(specs.size());
+  std::uint64_t end = 0;
+  for (TensorSpec& spec : specs) {
+    Placed tensor;
+    tensor.size = tensor_bytes(spec);
+    tensor.begin = end;
+    end = size_add(end, tensor.size, kFunction);
+    tensor.spec = std::move(spec);
+    placed.push_back(std::move(tensor));
+  }
+  return placed;
+}
+
+std::string header_text(const std::vector<Placed>& tensors, const Metadata& metadata) {
+  std::string text = "{";
+  const char* separator = "";
+  if (!metadata.empty()) {
+    text.append("\"__metadata__\":{");
+    for (const auto& [key, value] : metadata) {
+      check_text(key, "metadata key");
+      check_text(value, "metadata value");
+      text.append(separator).append(json_quoted(key)).append(":").append(json_quoted(value));
+      separator = ",";
+    }
+    text.append("}");
+    separator = ",";
+  }
+  for (const Placed& tensor : tensors) {
+    fmt::format_to(std::back_inserter(text), "{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                   separator, json_quoted(tensor.spec.name), to_string(tensor.spec.dtype),
+                   fmt::join(tensor.spec.shape, ","), tensor.begin, size_add(tensor.begin, tensor.size, kFunction));
+    separator = ",";
+  }
+  text.append("}");
+  return text;
+}
+
+std::uint64_t padded(std::uint64_t bytes) { return size_round_up(bytes, kHeaderUnit, kFunction); }
+
+}  // namespace
+
+struct SafetensorsWriter::Impl {
+  std::vector<Placed> tensors;
+  std::vector<std::size_t> by_name;
+  Metadata metadata;
+  std::uint64_t header_capacity = 0;
+  std::mutex mutex;  // of `written`
+  AtomicFile file;
+
+  Impl(const std::filesystem::path& target, std::vector<TensorSpec> specs, Metadata initial, std::uint64_t reserve)
+      : tensors(place(std::move(specs))), metadata(std::move(initial)), file(check_names_then(target)) {
+    header_capacity = padded(std::max<std::uint64_t>(reserve, header_text(tensors, metadata).size()));
+    if (header_capacity > kMaxHeaderBytes)
+      throw ValueError(fmt::format("{}: the header would have {} bytes, readers take at most {}", kFunction,
+                                   header_capacity, kMaxHeaderBytes));
+    file.resize(size_add(data_offset(), data_bytes(), kFunction));
+  }
+
+  const std::filesystem::path& check_names_then(const std::filesystem::path& target) {
+    by_name.resize(tensors.size());
+    for (std::size_t i = 0; i < by_name.size(); ++i) by_name[i] = i;
+    const auto name = [this](std::size_t i) -> const std::string& { return tensors[i].spec.name; };
+    std::sort(by_name.begin(), by_name.end(), [&](std::size_t a, std::size_t b) { return name(a) < name(b); });
+    const auto twice = std::adjacent_find(by_name.begin(), by_name.end(),
+                                          [&](std::size_t a, std::size_t b) { return name(a) == name(b); });
+    if (twice != by_name.end())
+      throw ValueError(fmt::format("{}: two tensors are called '{}'", kFunction, printable(name(*twice))));
+    return target;
+  }
+
+  std::uint64_t data_offset() const { return size_add(kPrefixBytes, header_capacity, kFunction); }
+  std::uint64_t data_bytes() const {
+    return tensors.empty() ? 0 : size_add(tensors.back().begin, tensors.back().size, kFunction);
+  }
+
+  Placed& find(std::string_view wanted) {
+    const auto at = std::lower_bound(by_name.begin(), by_name.end(), wanted,
+                                     [this](std::size_t i, std::string_view n) { return tensors[i].spec.name < n; });
+    if (at == by_name.end() || tensors[*at].spec.name != wanted)
+      throw ValueError(
+          fmt::format("{}::write: there is no tensor '{}' among those declared", kFunction, printable(wanted)));
+    return tensors[*at];
+  }
+};
+
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& target, std::vector<TensorSpec> tensors,
+                                     Metadata metadata, std::uint64_t header_reserve)
+    : impl_(std::make_unique<Impl>(target, std::move(tensors), std::move(metadata), header_reserve)) {}
+
+SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&&) noexcept = default;
+SafetensorsWriter::~SafetensorsWriter() = default;
+
+void SafetensorsWriter::write(std::string_view tensor, std::uint64_t byte_offset, std::span<const std::byte> bytes) {
+  Placed& placed = impl_->find(tensor);
+  const auto end = try_add(byte_offset, bytes.size());
+  if (!end || *end > placed.size)
+    throw ShapeError(fmt::format("{}::write: tensor '{}' has {} bytes, [{}, +{}) does not lie inside", kFunction,
+                                 printable(tensor), placed.size, byte_offset, bytes.size()));
+  if (bytes.empty()) return;
+  const std::uint64_t in_data = size_add(placed.begin, byte_offset, kFunction);
+  impl_->file.write(size_add(impl_->data_offset(), in_data, kFunction), bytes);
+  const std::lock_guard lock(impl_->mutex);
+  placed.written.add(byte_offset, *end);
+}
+
+void SafetensorsWriter::commit() { commit(impl_->metadata); }
+
+void SafetensorsWriter::commit(const Metadata& metadata) {
+  for (const Placed& tensor : impl_->tensors) {
+    const auto missing = tensor.written.first_gap(tensor.size);
+    if (missing)
+      throw ValueError(fmt::format("{}::commit: bytes of tensor '{}' from {} on were never written", kFunction,
+                                   printable(tensor.spec.name), *missing));
+  }
+  std::string header = header_text(impl_->tensors, metadata);
+  if (header.size() > impl_->header_capacity)
+    throw ValueError(fmt::format("{}::commit: the header has {} bytes, {} were set aside; pass header_reserve",
+                                 kFunction, header.size(), impl_->header_capacity));
+  header.resize(impl_->header_capacity, ' ');
+  std::array<char, kPrefixBytes> prefix{};
+  std::uint64_t rest = impl_->header_capacity;
+  for (char& byte : prefix) {
+    byte = static_cast<char>(rest & 0xff);
+    rest >>= 8;
+  }
+  impl_->file.write(0, std::string_view(prefix.data(), prefix.size()));
+  impl_->file.write(kPrefixBytes, header);
+  impl_->file.commit();
+}
+
+std::uint64_t SafetensorsWriter::header_bytes(const std::vector<TensorSpec>& tensors, const Metadata& metadata) {
+  return padded(header_text(place(tensors), metadata).size());
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI
