@@ -13,30 +13,12 @@
 #include "blockpack/core/buffer.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/row_source.hpp"
+#if defined(BLOCKPACK_HEADERS_ONLY)
+#include "blockpack/core/reference.hpp"
+#endif
 
 namespace blockpack::inline BLOCKPACK_ABI {
-
-/// The element type of packed weights.
-enum class WeightType : std::uint8_t { f32, bf16 };
-
-/// Rows of a weight matrix, produced on demand: how a compressed form feeds the engine. Plain pointers, so that it
-/// crosses into the compiled backend. Functions are called from several threads at once.
-struct RowSource {
-  /// Columns passed to `decode_…` start at a multiple of this, so a format whose blocks divide it decodes whole blocks.
-  static constexpr index_t kColumnStep = 512;
-
-  index_t rows = 0;  ///< out_features
-  index_t cols = 0;  ///< in_features
-  const void* self = nullptr;
-  /// Writes W[row, col … col + count) to dst.
-  void (*decode_f32)(const void* self, index_t row, index_t col, index_t count, float* dst) = nullptr;
-  /// The same in bf16, for forms whose values are exact in bf16; null for others (the engine then rounds decode_f32).
-  void (*decode_bf16)(const void* self, index_t row, index_t col, index_t count, bf16* dst) = nullptr;
-  /// For dense storage: row-major memory of the named type, which kernels may read in place; null otherwise.
-  const void* dense = nullptr;
-  WeightType dense_type = WeightType::f32;
-  index_t dense_row_stride = 0;  ///< in elements
-};
 
 /// Where and when an operator builds the packed form of its weights.
 struct PackPolicy {
@@ -102,6 +84,19 @@ BLOCKPACK_API void matmul(ActivationView x, const RowSource& w, ResultView y, Ac
 /// x [tokens, in] = y [tokens, out] · W.
 BLOCKPACK_API void matmul_transpose(MatrixView<const float> y, const RowSource& w, MatrixView<float> x,
                                     const ApplyOptions& how);
+
+#else
+
+/// y = epilogue(x · Wᵀ), the reference.
+inline void matmul(ActivationView x, const RowSource& w, ResultView y, Activations mode, const ApplyOptions& how) {
+  reference::matmul(x, w, y, mode, how);
+}
+
+/// x [tokens, in] = y [tokens, out] · W, the reference.
+inline void matmul_transpose(MatrixView<const float> y, const RowSource& w, MatrixView<float> x,
+                             const ApplyOptions& how) {
+  reference::matmul_transpose(y, w, x, how);
+}
 #endif
 
 }  // namespace blockpack::inline BLOCKPACK_ABI
