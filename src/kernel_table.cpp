@@ -22,12 +22,14 @@ struct Step {
 constexpr Step kSteps[] = {
     {Isa::scalar, 0,
      [](KernelTable& t, Features f) {
+       install_dense_scalar(t.dense, f);
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
      }},
 #if defined(BLOCKPACK_WITH_AVX2)
     {Isa::avx2, 0,
      [](KernelTable& t, Features f) {
+       install_dense_avx2(t.dense, f);
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
      }},
@@ -35,6 +37,7 @@ constexpr Step kSteps[] = {
 #if defined(BLOCKPACK_WITH_AVX512)
     {Isa::avx512, 0,
      [](KernelTable& t, Features f) {
+       install_dense_avx512(t.dense, f);
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
      }},

@@ -17,8 +17,8 @@
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace reference {
 
-/// Rounds one row of x, in place, as the mode says. bf16: half to even. int8: per group of 32 to the nearest multiple of
-/// a = absmax / 127, ties to even; a group whose a is zero or not finite is left alone. `automatic` counts as f32.
+/// Rounds one row of x, in place, as the mode says. bf16: half to even. int8: per group of 32 to the nearest multiple
+/// of a = absmax / 127, ties to even; a group whose a is zero or not finite is left alone. `automatic` counts as f32.
 inline void round_activations(std::span<float> x, Activations mode) {
   if (mode == Activations::bf16) {
     for (float& v : x) v = static_cast<float>(bf16(v));

@@ -89,14 +89,14 @@ struct Finish {
   std::ptrdiff_t rows;
   std::ptrdiff_t cols;
   void* y;
-  std::ptrdiff_t y_stride;   ///< elements, like the strides below
-  bool y_is_bf16;            ///< rounded half to even; else float
-  bool stream;               ///< y is large: write past the caches where its alignment allows
-  int function;              ///< 0 none, 1 relu, 2 gelu, 3 silu
-  const float* bias;         ///< of column 0, or null
-  const float* gate;         ///< of row 0, column 0, or null
+  std::ptrdiff_t y_stride;  ///< elements, like the strides below
+  bool y_is_bf16;           ///< rounded half to even; else float
+  bool stream;              ///< y is large: write past the caches where its alignment allows
+  int function;             ///< 0 none, 1 relu, 2 gelu, 3 silu
+  const float* bias;        ///< of column 0, or null
+  const float* gate;        ///< of row 0, column 0, or null
   std::ptrdiff_t gate_stride;
-  const float* residual;     ///< the same; may be y itself
+  const float* residual;  ///< the same; may be y itself
   std::ptrdiff_t residual_stride;
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Dense kernels for every CPU: plain C++ on four floats at a time, which a compiler turns into whatever the baseline of
-/// the architecture has. No fused multiply-adds, so products round twice. Tile: 2 rows x 16 columns, 8 sums, 4 weight
-/// vectors and a broadcast in the 16 registers of SSE2. Limit: one multiply and one add per cycle and register.
+/// Dense kernels for every CPU: plain C++ on four floats at a time, which a compiler turns into whatever the baseline
+/// of the architecture has. No fused multiply-adds, so products round twice. Tile: 2 rows x 16 columns, 8 sums, 4
+/// weight vectors and a broadcast in the 16 registers of SSE2. Limit: one multiply and one add per cycle and register.
 
 #include "kernels/dense/dense_kernels.hpp"
 
@@ -26,8 +26,7 @@ static inline void prefetch_v(const void*) {}
 void transpose16(const std::uint32_t* src, std::ptrdiff_t src_stride, std::ptrdiff_t words, std::uint32_t* dst,
                  std::ptrdiff_t dst_stride, std::ptrdiff_t dst_group) noexcept {
   for (std::ptrdiff_t k = 0; k < words; ++k)
-    for (std::ptrdiff_t n = 0; n < 16; ++n)
-      dst[k / 16 * dst_group + k % 16 * dst_stride + n] = src[n * src_stride + k];
+    for (std::ptrdiff_t n = 0; n < 16; ++n) dst[k / 16 * dst_group + k % 16 * dst_stride + n] = src[n * src_stride + k];
 }
 
 }  // namespace

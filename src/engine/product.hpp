@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// The parts of the dense engine. A product is cut into row tiles of x, panels of 32 columns and blocks of K; how, is
+/// decided from M, N and K alone (`block_plan`), and threads only take slices of the cut.
+
+#include "blockpack/core/engine.hpp"
+#include "kernels/dense/dense_kernels.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+namespace engine {
+
+/// Which unit multiplies: f32 multiply-adds or bf16 dots.
+enum class Path : std::uint8_t { f32, bf16 };
+
+/// Bytes of one k of a panel.
+constexpr index_t panel_row_bytes(WeightType type) {
+  return kernels::kPanelColumns * (type == WeightType::f32 ? 4 : 2);
+}
+/// K padded to whole packing steps.
+constexpr index_t padded_depth(WeightType type, index_t k) {
+  return round_up(k, type == WeightType::f32 ? 16 : kernels::kBf16Step);
+}
+
+/// One product on its way through the engine. `rounding` is what happens to x before it is multiplied.
+struct Product {
+  const kernels::DenseKernels& kernels;
+  Path path;
+  Activations rounding;
+  ActivationView x;
+  index_t n;  ///< columns of y
+  index_t k;
+  ResultView y;
+  const Epilogue& epilogue;
+  const Execution& execution;
+};
+
+/// Where the block kernels get their weights. `prepare` makes panels [first, first + count) ready for
+/// k0 … k0 + depth, in caller scratch if it needs any, and says where they lie.
+struct PanelBlock {
+  const std::byte* w = nullptr;
+  index_t panel_bytes = 0;
+};
+class PanelSource {
+ public:
+  virtual ~PanelSource() = default;
+  virtual PanelBlock prepare(std::byte* scratch, index_t first, index_t count, index_t k0, index_t depth) const = 0;
+  /// k one call prepares, a multiple of the plan's depth or all of K; bytes of scratch per panel for that.
+  index_t step = 0;
+  index_t scratch_per_panel = 0;
+  bool reusable = false;      ///< prepared weights cost something: all tokens use them before the next are made
+  index_t slice_panels = 16;  ///< panels of a slice, at most
+  bool whole_slices = false;  ///< exactly that many, but for the last slice
+};
+
+/// How a product of many tokens is cut.
+struct BlockPlan {
+  index_t depth;         ///< k per block
+  index_t tile_rows;     ///< rows per tile, tiles are of equal height
+  index_t tiles;         ///< in the chunk of tokens
+  index_t slice_tiles;   ///< row tiles of a slice
+  index_t slice_panels;  ///< panels of a slice
+};
+
+BlockPlan block_plan(const Product& p, const PanelSource& w, index_t tokens);
+
+/// Rows [first, first + count) of x in the tile order of the block kernels: blocks of K, in each the tiles.
+class PackedActivations {
+ public:
+  PackedActivations(const Product& p, const BlockPlan& plan, index_t first, index_t count);
+  /// First tile of the block that starts at k0, and the distance between tiles.
+  const std::byte* block(index_t k0) const noexcept;
+  index_t tile_bytes(index_t k0) const noexcept;
+
+ private:
+  Path path_;
+  index_t k_;
+  index_t depth_;
+  index_t tile_rows_;
+  index_t tiles_;
+  AlignedBuffer<std::byte> data_;
+};
+
+/// Rows of x ready for the kernels of few tokens: in place where nothing has to be done to them.
+struct FewRows {
+  const void* data = nullptr;
+  index_t stride = 0;
+  AlignedBuffer<std::byte> owned;
+};
+FewRows few_rows(const Product& p);
+
+/// Writes panel `panel` of w, k0 … k0 + count (k0 a multiple of RowSource::kColumnStep, count at most that), in packed
+/// order to dst. `stage` holds kStageBytes.
+inline constexpr index_t kStageBytes = 16 * RowSource::kColumnStep * 4 + RowSource::kColumnStep * 4;
+void pack_panel(const kernels::DenseKernels& kernels, const RowSource& w, WeightType type, index_t panel, index_t k0,
+                index_t count, std::byte* dst, std::byte* stage);
+
+/// y = epilogue(x · Wᵀ) by blocks, by panels read once, and by rows in place.
+void multiply_blocks(const Product& p, const PanelSource& w);
+void multiply_few(const Product& p, const PackedWeights& w);
+void multiply_rows(const Product& p, const RowSource& w);
+
+/// Rows [row, row + rows) and columns [col, col + cols) of y from their sums.
+void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,
+            index_t col, index_t cols);
+
+}  // namespace engine
+}  // namespace blockpack::inline BLOCKPACK_ABI
