@@ -85,12 +85,13 @@ constexpr float exp2i(int e) noexcept {
 
 /// v * 2^e: exact where the result is representable, rounded to half even once where it is subnormal. |e| <= 276.
 constexpr float scale_exp2(float v, int e) noexcept {
-  // Two steps keep each factor a normal float; the first never leaves the normal range when the result does not.
-  const int first = e < -126 ? -126 : (e > 127 ? 127 : e);
-  const int rest = e - first;
-  if (rest == 0) return v * exp2i(first);
-  if (rest < 0) return (v * exp2i(rest < -126 ? -126 : rest)) * exp2i(first);
-  return (v * exp2i(first)) * exp2i(rest > 127 ? 127 : rest);
+  // Factors are powers of two that are normal floats. What lies beyond two of them is taken off first: exact wherever
+  // the result is neither zero nor infinite anyway.
+  if (e > 254) return scale_exp2(v * exp2i(e - 254), 254);
+  if (e < -252) return scale_exp2(v * exp2i(e + 252), -252);
+  if (e > 127) return (v * exp2i(127)) * exp2i(e - 127);
+  if (e < -126) return (v * exp2i(e + 126)) * exp2i(-126);
+  return v * exp2i(e);
 }
 
 /// The integer nearest to v, ties to even, as a float; |v| of 2^23 and more comes back unchanged. Exact, no
