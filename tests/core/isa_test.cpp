@@ -261,7 +261,6 @@ TEST_CASE("every slot of every table is filled by a level the table may use, bf1
           // Only the bf16 dots may be missing: where a level has no such instruction the engine takes the f32 path.
           REQUIRE(std::string(family) == "dense");
           REQUIRE(std::string(name).find("_bf16_bf16") != std::string::npos);
-          REQUIRE(level != Isa::amx);
           return;
         }
         const std::string_view supplier = slot.isa;
