@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "blockpack/core/convert.hpp"
 #include "blockpack/core/scalar.hpp"
 #include "blockpack/io/checked.hpp"
 
@@ -67,20 +68,22 @@ Table table_of(const F& decode) noexcept {
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = decode(static_cast<std::uint8_t>(i));
   return table;
 }
-const Table& table_for(Dtype dtype) noexcept {
-  static const Table e4m3 = table_of([](std::uint8_t c) { return static_cast<float>(fp8_e4m3::from_bits(c)); });
-  static const Table e5m2 = table_of([](std::uint8_t c) { return static_cast<float>(fp8_e5m2::from_bits(c)); });
-  static const Table e4m3fnuz = table_of(fnuz_to_float<4, 3, 8>);
-  static const Table e5m2fnuz = table_of(fnuz_to_float<5, 2, 16>);
-  switch (dtype) {
-    case Dtype::f8_e4m3:
-      return e4m3;
-    case Dtype::f8_e5m2:
-      return e5m2;
-    case Dtype::f8_e4m3fnuz:
-      return e4m3fnuz;
-    default:
-      return e5m2fnuz;
+void look_up(const Table& table, std::span<const std::byte> src, std::span<float> dst) noexcept {
+  for (std::size_t i = 0; i < dst.size(); ++i) dst[i] = table[std::to_integer<std::size_t>(src[i])];
+}
+
+/// Through the bulk kernels, which want elements of their type: the bytes pass a small buffer.
+template <class T>
+void convert_by_kernel(std::span<const std::byte> src, std::span<float> dst) {
+  std::array<T, 1024> aligned;
+  while (!dst.empty()) {
+    const std::size_t n = std::min(aligned.size(), dst.size());
+    const std::span<T> piece = std::span(aligned).first(n);
+    const std::span<const std::byte> bytes = src.first(piece.size_bytes());
+    std::memcpy(piece.data(), bytes.data(), bytes.size());
+    convert(std::span<const T>(piece), dst.first(n));
+    src = src.subspan(bytes.size());
+    dst = dst.subspan(n);
   }
 }
 
@@ -116,19 +119,28 @@ void convert_to_f32(Dtype dtype, std::span<const std::byte> src, std::span<float
       if (n != 0) std::memcpy(dst.data(), src.data(), src.size());
       break;
     case Dtype::bf16:
-      for (std::size_t i = 0; i < n; ++i)
-        dst[i] = static_cast<float>(bf16::from_bits(load_element<std::uint16_t>(src, i)));
+      convert_by_kernel<bf16>(src, dst);
       break;
     case Dtype::f16:
-      for (std::size_t i = 0; i < n; ++i)
-        dst[i] = static_cast<float>(fp16::from_bits(load_element<std::uint16_t>(src, i)));
+      convert_by_kernel<fp16>(src, dst);
       break;
     case Dtype::f64:
       for (std::size_t i = 0; i < n; ++i) dst[i] = round_to_float(load_element<std::uint64_t>(src, i));
       break;
+    case Dtype::f8_e4m3:
+      convert_by_kernel<fp8_e4m3>(src, dst);
+      break;
+    case Dtype::f8_e5m2:
+      convert_by_kernel<fp8_e5m2>(src, dst);
+      break;
+    case Dtype::f8_e4m3fnuz: {
+      static const Table table = table_of(fnuz_to_float<4, 3, 8>);
+      look_up(table, src, dst);
+      break;
+    }
     default: {
-      const Table& table = table_for(dtype);
-      for (std::size_t i = 0; i < n; ++i) dst[i] = table[load_element<std::uint8_t>(src, i)];
+      static const Table table = table_of(fnuz_to_float<5, 2, 16>);
+      look_up(table, src, dst);
     }
   }
 }

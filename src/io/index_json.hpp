@@ -20,7 +20,7 @@ struct ShardIndex {
 };
 
 /// FormatError (InvalidIndex, UnsafeShardName, the parser's codes) with `what` in the message.
-BLOCKPACK_API ShardIndex parse_shard_index(std::string_view text, const ReadLimits& limits, std::string_view what);
+ShardIndex parse_shard_index(std::string_view text, const ReadLimits& limits, std::string_view what);
 
 }  // namespace io_detail
 }  // namespace blockpack::inline BLOCKPACK_ABI

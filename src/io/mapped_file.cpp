@@ -47,13 +47,18 @@ void MappedFile::read(std::uint64_t offset, std::span<std::byte> dst) const {
 
 void MappedFile::release(std::uint64_t offset, std::uint64_t length) const noexcept {
   if (offset >= bytes_.size() || length == 0) return;
-  static const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  const std::uint64_t size = bytes_.size();
-  const std::uint64_t end = try_add(offset, length).value_or(size);
-  // Whole pages, rounded outward: a panel that starts inside a page gives back what the panel before it left.
-  const std::uint64_t begin = try_sub(offset, offset % page).value_or(0);
-  const std::uint64_t count = try_sub(std::min(end, size), begin).value_or(0);
-  io_detail::syscalls().madvise(const_cast<std::byte*>(&bytes_[begin]), count, MADV_DONTNEED);
+  // Rounded outward. A panel that starts inside a page gives back what the panel before it left; and the system maps
+  // pages around the one that is touched, some of them behind us, in windows (64 KiB unless configured larger).
+  constexpr std::uintptr_t kWindow = 0x200000;
+  const std::span<const std::byte> rest = bytes_.subspan(offset);
+  const std::span<const std::byte> part = rest.first(std::min<std::uint64_t>(rest.size(), length));
+  const auto window_of = [](const std::byte* p) { return reinterpret_cast<std::uintptr_t>(p) & ~(kWindow - 1); };
+  const auto* const begin =
+      std::max(bytes_.data(), reinterpret_cast<const std::byte*>(window_of(part.data())), std::less<>());
+  const auto* const last = reinterpret_cast<const std::byte*>(window_of(&part.back()) | (kWindow - 1));
+  const auto* const end = std::min(&bytes_.back(), last, std::less<>());
+  io_detail::syscalls().madvise(const_cast<std::byte*>(begin), static_cast<std::size_t>(std::distance(begin, end)),
+                                MADV_DONTNEED);
 }
 
 void MappedFile::release(std::span<const std::byte> part) const noexcept {

@@ -33,7 +33,7 @@ struct Syscalls {
 };
 
 /// The table in use. Tests replace entries and put them back; nothing else writes to it.
-BLOCKPACK_API Syscalls& syscalls() noexcept;
+Syscalls& syscalls() noexcept;
 
 /// IoError `SafetensorsFile::open: cannot open 'x': No such file or directory`.
 [[noreturn]] void throw_io(std::string_view function, std::string_view action, const std::filesystem::path& path,
