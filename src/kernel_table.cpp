@@ -46,10 +46,10 @@ constexpr Step kSteps[] = {
     {Isa::avx512vnni, 0, [](KernelTable&, Features) {}},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512BF16)
-    {Isa::avx512vnni, kAvx512Bf16, [](KernelTable&, Features) {}},
+    {Isa::avx512vnni, kAvx512Bf16, [](KernelTable& t, Features f) { install_dense_avx512bf16(t.dense, f); }},
 #endif
 #if defined(BLOCKPACK_WITH_AMX)
-    {Isa::amx, 0, [](KernelTable&, Features) {}},
+    {Isa::amx, 0, [](KernelTable& t, Features f) { install_dense_amx(t.dense, f); }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON)
     {Isa::neon, 0,

@@ -23,7 +23,14 @@ constexpr index_t kRowTokens = 8;
 /// Packed panels as they are.
 class StoredPanels final : public PanelSource {
  public:
-  explicit StoredPanels(const PackedWeights& w) : w_(w) { step = std::max<index_t>(1, w.shape().cols); }
+  StoredPanels(const PackedWeights& w, const Product& p) : w_(w) {
+    step = std::max<index_t>(1, w.shape().cols);
+    // Where all of x fits L2 it stays there, and few panels keep the sums small.
+    constexpr index_t kResidentBytes = index_t{5} << 18;
+    if (p.path == Path::bf16 && p.x.rows() <= 32) slice_panels = 4;
+    if (p.path == Path::bf16 && p.x.rows() > 32 && p.x.rows() <= 128 && p.x.rows() * p.k * 2 <= kResidentBytes)
+      slice_panels = 2;
+  }
   PanelBlock prepare(std::byte*, index_t first, index_t, index_t k0, index_t) const override {
     const index_t row_bytes = panel_row_bytes(w_.type());
     const index_t panel_bytes = padded_depth(w_.type(), w_.shape().cols) * row_bytes;
@@ -142,13 +149,13 @@ void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations 
     }
     if (kernels.block_bf16.multiply.fn != nullptr) {
       p.path = Path::bf16;
-      return engine::multiply_blocks(p, engine::StoredPanels(w));
+      return engine::multiply_blocks(p, engine::StoredPanels(w, p));
     }
   }
   // f32 kernels agree bit for bit for every number of tokens: batch_invariant needs nothing more.
   if (few) return engine::multiply_few(p, w);
   if (bf16_weights) return engine::multiply_blocks(p, engine::WidenedPanels(w, kernels));
-  engine::multiply_blocks(p, engine::StoredPanels(w));
+  engine::multiply_blocks(p, engine::StoredPanels(w, p));
 }
 
 void matmul(ActivationView x, const RowSource& w, ResultView y, Activations mode, const ApplyOptions& how) {

@@ -53,6 +53,9 @@ BlockPlan block_plan(const Product& p, const PanelSource& w, index_t tokens) {
   const index_t panels = ceil_div(p.n, kPanelColumns);
   BlockPlan plan{};
   plan.depth = p.path == Path::f32 ? kernels::kF32Depth : kernels::kBf16Depth;
+  // Weights that are used once need no block in L1.
+  if (p.path == Path::bf16 && tokens <= 2 * kernel.max_tile_rows && w.step >= p.k)
+    plan.depth = std::max(plan.depth, round_up(p.k, kernels::kBf16Step));
   plan.tile_rows = balanced(tokens, kernel.max_tile_rows);
   plan.tiles = ceil_div(tokens, plan.tile_rows);
   plan.slice_tiles = balanced(plan.tiles, std::max<index_t>(1, 256 / plan.tile_rows));

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+/// bf16 products on AMX tiles.
+///
+/// Tile 2 x 2: 32 rows of x against one panel of 32 columns; four sums, two tiles of x, two of weights. A step of 32 k
+/// is 4 products of 16 cycles, in whose shadow 4 tile loads and a few prefetches run. The block of weights (32 columns
+/// x 512 k = 32 KB) stays in L1 while x streams from L2; x comes through the T1 load, which keeps it from evicting the
+/// weights. While a block is in use the next one is fetched into L2, from its two halves in turn (two pages at once).
+///
+/// The tile instructions are written in inline assembly: the intrinsics of GCC 12 declare only part of the memory they
+/// read, and the optimizer dropped stores to the tile configuration. Every call configures the tiles and releases them.
+
+#include <immintrin.h>
+
+#include "kernels/dense/dense_kernels.hpp"
+
+namespace blockpack::kernels {
+namespace {
+
+struct alignas(64) TileConfig {
+  std::uint8_t palette;
+  std::uint8_t start_row;
+  std::uint8_t reserved[14];
+  std::uint16_t row_bytes[16];
+  std::uint8_t rows[16];
+};
+static_assert(sizeof(TileConfig) == 64);
+
+#define BLOCKPACK_TILE_LOAD(tile, p) \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(p), "r"(kRow) : "memory")
+#define BLOCKPACK_TILE_LOAD_T1(tile, p) \
+  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile : : "r"(p), "r"(kRow) : "memory")
+#define BLOCKPACK_TILE_LOAD_SUMS(tile, p) \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(p), "r"(kSumsRow) : "memory")
+#define BLOCKPACK_TILE_STORE_SUMS(tile, p) \
+  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(p), "r"(kSumsRow) : "memory")
+#define BLOCKPACK_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile ::)
+// tmm(sum) += tmm(x) · tmm(w)
+#define BLOCKPACK_TILE_DOT(sum, x, w) __asm__ volatile("tdpbf16ps %%tmm" #w ", %%tmm" #x ", %%tmm" #sum ::)
+
+constexpr std::ptrdiff_t kRow = 64;       // bytes of a row of x or of weights in a tile
+constexpr std::ptrdiff_t kSumsRow = 128;  // bytes of a row of sums
+constexpr std::ptrdiff_t kTile = 1024;    // bytes of a tile of weights
+constexpr std::ptrdiff_t kLine = 64;
+constexpr std::ptrdiff_t kFewAhead = 8192;  // bytes
+
+static inline void configure(std::ptrdiff_t tile_rows) {
+  TileConfig config;
+  __builtin_memset(&config, 0, sizeof(config));
+  config.palette = 1;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.row_bytes[tile] = 64;
+    config.rows[tile] = tile < 6 ? static_cast<std::uint8_t>(tile_rows) : 16;
+  }
+  __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
+}
+static inline void release() { __asm__ volatile("tilerelease" ::: "memory"); }
+
+// Assembly again: a function that only prefetches counts as free of effects, and GCC 12 drops calls of it.
+static inline void fetch(const char* p) { __asm__ volatile("prefetcht2 (%0)" : : "r"(p)); }
+static inline void fetch_l1(const char* p) { __asm__ volatile("prefetcht0 (%0)" : : "r"(p)); }
+
+// What is fetched while a panel is multiplied: the next block of weights from two places half a block apart, and x.
+struct Ahead {
+  const char* w;
+  std::ptrdiff_t w_half;
+  const char* x;
+};
+
+// W lines of each half of the next weights and X lines of the next x per step, spread between the products.
+template <int W, int X>
+static inline void fetch_part(const Ahead& a, int part) {
+#pragma GCC unroll 8
+  for (int i = 0; i < W; ++i) {
+    if (i % 4 == part) {
+      fetch(a.w + i * kLine);
+      fetch(a.w + a.w_half + i * kLine);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < X; ++i) {
+    if (3 - i % 4 == part) fetch(a.x + i * kLine);
+  }
+}
+
+template <int W, int X>
+static inline void pair_of_tiles(const char* x, std::ptrdiff_t x_tile_bytes, std::ptrdiff_t x_step, const char* w,
+                                 std::ptrdiff_t steps, float* sums, std::ptrdiff_t sums_tile, bool accumulate,
+                                 Ahead& ahead) {
+  if (accumulate) {
+    BLOCKPACK_TILE_LOAD_SUMS(0, sums);
+    BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
+    BLOCKPACK_TILE_LOAD_SUMS(2, sums + sums_tile);
+    BLOCKPACK_TILE_LOAD_SUMS(3, sums + sums_tile + 16);
+  } else {
+    BLOCKPACK_TILE_ZERO(0);
+    BLOCKPACK_TILE_ZERO(1);
+    BLOCKPACK_TILE_ZERO(2);
+    BLOCKPACK_TILE_ZERO(3);
+  }
+  const char* next_sums = reinterpret_cast<const char*>(sums + 2 * sums_tile);
+  for (std::ptrdiff_t s = 0; s < steps; ++s) {
+    BLOCKPACK_TILE_LOAD(6, w);
+    BLOCKPACK_TILE_LOAD_T1(4, x);
+    fetch_part<W, X>(ahead, 0);
+    fetch_l1(next_sums);
+    BLOCKPACK_TILE_DOT(0, 4, 6);
+    BLOCKPACK_TILE_LOAD(7, w + kTile);
+    fetch_part<W, X>(ahead, 1);
+    fetch_l1(next_sums + kLine);
+    BLOCKPACK_TILE_DOT(1, 4, 7);
+    BLOCKPACK_TILE_LOAD_T1(5, x + x_tile_bytes);
+    fetch_part<W, X>(ahead, 2);
+    fetch_l1(next_sums + 2 * kLine);
+    BLOCKPACK_TILE_DOT(2, 5, 6);
+    fetch_part<W, X>(ahead, 3);
+    fetch_l1(next_sums + 3 * kLine);
+    BLOCKPACK_TILE_DOT(3, 5, 7);
+    next_sums += 4 * kLine;
+    w += 2 * kTile;
+    x += x_step;
+    ahead.w += W * kLine;
+    ahead.x += X * kLine;
+  }
+  BLOCKPACK_TILE_STORE_SUMS(0, sums);
+  BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
+  BLOCKPACK_TILE_STORE_SUMS(2, sums + sums_tile);
+  BLOCKPACK_TILE_STORE_SUMS(3, sums + sums_tile + 16);
+}
+
+template <int W>
+static inline void one_tile(const char* x, std::ptrdiff_t x_step, const char* w, std::ptrdiff_t steps, float* sums,
+                            bool accumulate, Ahead& ahead) {
+  if (accumulate) {
+    BLOCKPACK_TILE_LOAD_SUMS(0, sums);
+    BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
+  } else {
+    BLOCKPACK_TILE_ZERO(0);
+    BLOCKPACK_TILE_ZERO(1);
+  }
+  for (std::ptrdiff_t s = 0; s < steps; ++s) {
+    BLOCKPACK_TILE_LOAD(6, w);
+    BLOCKPACK_TILE_LOAD(4, x);
+    fetch_part<W, 0>(ahead, 0);
+    fetch_part<W, 0>(ahead, 1);
+    BLOCKPACK_TILE_DOT(0, 4, 6);
+    BLOCKPACK_TILE_LOAD(7, w + kTile);
+    fetch_part<W, 0>(ahead, 2);
+    fetch_part<W, 0>(ahead, 3);
+    BLOCKPACK_TILE_DOT(1, 4, 7);
+    w += 2 * kTile;
+    x += x_step;
+    ahead.w += W * kLine;
+  }
+  BLOCKPACK_TILE_STORE_SUMS(0, sums);
+  BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
+}
+
+// Up to 32 rows: weights are used once, so they stream through with a fixed distance of prefetch.
+static void stream_panels(const BlockProduct& p) {
+  const std::ptrdiff_t steps = p.depth / kBf16Step;
+  const std::ptrdiff_t x_step = p.tile_rows * kRow;
+  const std::ptrdiff_t sums_tile = p.tile_rows * kPanelColumns;
+  for (std::ptrdiff_t panel = 0; panel < p.panels; ++panel) {
+    const char* x = static_cast<const char*>(p.x);
+    const char* w = static_cast<const char*>(p.w) + panel * p.w_panel_bytes;
+    float* sums = p.sums + panel * p.sums_panel;
+    const char* ahead = w + kFewAhead;
+    if (p.accumulate) {
+      BLOCKPACK_TILE_LOAD_SUMS(0, sums);
+      BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
+      if (p.tiles == 2) {
+        BLOCKPACK_TILE_LOAD_SUMS(2, sums + sums_tile);
+        BLOCKPACK_TILE_LOAD_SUMS(3, sums + sums_tile + 16);
+      }
+    } else {
+      BLOCKPACK_TILE_ZERO(0);
+      BLOCKPACK_TILE_ZERO(1);
+      BLOCKPACK_TILE_ZERO(2);
+      BLOCKPACK_TILE_ZERO(3);
+    }
+    for (std::ptrdiff_t s = 0; s < steps; ++s) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) fetch(ahead + i * kLine);
+      BLOCKPACK_TILE_LOAD(6, w);
+      BLOCKPACK_TILE_LOAD_T1(4, x);
+      BLOCKPACK_TILE_DOT(0, 4, 6);
+#pragma GCC unroll 16
+      for (int i = 16; i < 32; ++i) fetch(ahead + i * kLine);
+      BLOCKPACK_TILE_LOAD(7, w + kTile);
+      BLOCKPACK_TILE_DOT(1, 4, 7);
+      if (p.tiles == 2) {
+        BLOCKPACK_TILE_LOAD_T1(5, x + p.x_tile_bytes);
+        BLOCKPACK_TILE_DOT(2, 5, 6);
+        BLOCKPACK_TILE_DOT(3, 5, 7);
+      }
+      ahead += 2 * kTile;
+      w += 2 * kTile;
+      x += x_step;
+    }
+    BLOCKPACK_TILE_STORE_SUMS(0, sums);
+    BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
+    if (p.tiles == 2) {
+      BLOCKPACK_TILE_STORE_SUMS(2, sums + sums_tile);
+      BLOCKPACK_TILE_STORE_SUMS(3, sums + sums_tile + 16);
+    }
+  }
+}
+
+// W: lines of each half of the next weights per step; X: lines of the next x per step, 0 when there is none.
+template <int W, int X>
+static void panels_by_pairs(const BlockProduct& p) {
+  const std::ptrdiff_t steps = p.depth / kBf16Step;
+  const std::ptrdiff_t x_step = p.tile_rows * kRow;
+  const std::ptrdiff_t sums_tile = p.tile_rows * kPanelColumns;
+  Ahead ahead{nullptr, steps * kTile, static_cast<const char*>(p.next_x)};
+  for (std::ptrdiff_t panel = 0; panel < p.panels; ++panel) {
+    const char* x = static_cast<const char*>(p.x);
+    const char* w = static_cast<const char*>(p.w) + panel * p.w_panel_bytes;
+    const char* next = panel + 1 < p.panels ? w + p.w_panel_bytes : static_cast<const char*>(p.next_w);
+    ahead.w = next != nullptr ? next : w;
+    float* sums = p.sums + panel * p.sums_panel;
+    std::ptrdiff_t t = 0;
+    for (; t + 2 <= p.tiles; t += 2) {
+      pair_of_tiles<W, X>(x, p.x_tile_bytes, x_step, w, steps, sums, sums_tile, p.accumulate, ahead);
+      x += 2 * p.x_tile_bytes;
+      sums += 2 * sums_tile;
+    }
+    if (t < p.tiles) one_tile<W>(x, x_step, w, steps, sums, p.accumulate, ahead);
+  }
+}
+
+void block_bf16(const BlockProduct& p) noexcept {
+  configure(p.tile_rows);
+  if (p.tiles <= 2) {
+    stream_panels(p);
+  } else {
+    // 16 lines of each half and step of the block, shared by the pairs of row tiles.
+    const std::ptrdiff_t pairs = (p.tiles + 1) / 2;
+    const bool x_ahead = p.next_x != nullptr && p.panels * pairs >= 32;
+    if (pairs >= 8) {
+      x_ahead ? panels_by_pairs<2, 2>(p) : panels_by_pairs<2, 0>(p);
+    } else if (pairs >= 4) {
+      x_ahead ? panels_by_pairs<4, 2>(p) : panels_by_pairs<4, 0>(p);
+    } else {
+      panels_by_pairs<8, 0>(p);
+    }
+  }
+  release();
+}
+
+}  // namespace
+
+void install_dense_amx(DenseKernels& k, Features) noexcept { k.block_bf16 = {{block_bf16, "amx"}, 16}; }
+
+}  // namespace blockpack::kernels
