@@ -25,6 +25,7 @@ constexpr Step kSteps[] = {
        install_dense_scalar(t.dense, f);
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
+       install_quant_scalar(t.quant, f);
      }},
 #if defined(BLOCKPACK_WITH_AVX2)
     {Isa::avx2, 0,
@@ -32,6 +33,7 @@ constexpr Step kSteps[] = {
        install_dense_avx2(t.dense, f);
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
+       install_quant_avx2(t.quant, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512)
@@ -40,6 +42,7 @@ constexpr Step kSteps[] = {
        install_dense_avx512(t.dense, f);
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
+       install_quant_avx512(t.quant, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512VNNI)

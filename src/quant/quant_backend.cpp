@@ -1,33 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Rows of the quantization formats through the kernels of the active level.
+/// Rows of the quantization formats through the kernels of the active level. What the kernels do not cover (roundings
+/// other than half to even, the mse scale rule, mantissas of other widths) runs the reference.
 
 #include "blockpack/quant.hpp"
+#include "quant/block_code.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
+using kernels::BlockCode;
+using kernels::QuantKernels;
+
+namespace {
+
+std::uint16_t* bits_of(bf16* p) noexcept { return reinterpret_cast<std::uint16_t*>(p); }
+
+}  // namespace
+
 void Bfp::encode_compiled(const EncodeRow& row, std::uint8_t* scales, std::uint8_t* codes) const {
-  detail::encode_block_row_reference(*this, row, scales, codes);
+  if (!kernels::encodes(*this)) return detail::encode_block_row_reference(*this, row, scales, codes);
+  const kernels::BlockCoder<Bfp> coder(*this, row.non_finite);
+  kernels::active().quant.encode_fixed.fn(row.weights.data(), row.weights.size(), coder.code, scales, codes);
 }
 void Bfp::decode_compiled(const std::uint8_t* scales, const std::uint8_t* codes, std::span<float> dst) const {
-  detail::decode_block_row_reference(*this, scales, codes, dst);
+  if (!kernels::decodes(*this)) return detail::decode_block_row_reference(*this, scales, codes, dst);
+  const kernels::BlockCoder<Bfp> coder(*this);
+  kernels::active().quant.decode_f32_fixed.fn(scales, codes, dst.size(), coder.code, dst.data());
 }
 void Bfp::decode_compiled(const std::uint8_t* scales, const std::uint8_t* codes, std::span<bf16> dst) const {
-  detail::decode_block_row_reference(*this, scales, codes, dst);
+  if (!kernels::decodes(*this)) return detail::decode_block_row_reference(*this, scales, codes, dst);
+  const kernels::BlockCoder<Bfp> coder(*this);
+  kernels::active().quant.decode_bf16_fixed.fn(scales, codes, dst.size(), coder.code, bits_of(dst.data()));
 }
 
 void Mx::encode_compiled(const EncodeRow& row, std::uint8_t* scales, std::uint8_t* codes) const {
-  detail::encode_block_row_reference(*this, row, scales, codes);
+  if (!kernels::encodes(*this)) return detail::encode_block_row_reference(*this, row, scales, codes);
+  const kernels::BlockCoder<Mx> coder(*this, row.non_finite);
+  const QuantKernels& k = kernels::active().quant;
+  const auto& slot = spec().exponent_bits == 0 ? k.encode_fixed : k.encode_small;
+  slot.fn(row.weights.data(), row.weights.size(), coder.code, scales, codes);
 }
 void Mx::decode_compiled(const std::uint8_t* scales, const std::uint8_t* codes, std::span<float> dst) const {
-  detail::decode_block_row_reference(*this, scales, codes, dst);
+  const kernels::BlockCoder<Mx> coder(*this);
+  const QuantKernels& k = kernels::active().quant;
+  const auto& slot = spec().exponent_bits == 0 ? k.decode_f32_fixed : k.decode_f32_small;
+  slot.fn(scales, codes, dst.size(), coder.code, dst.data());
 }
 void Mx::decode_compiled(const std::uint8_t* scales, const std::uint8_t* codes, std::span<bf16> dst) const {
-  detail::decode_block_row_reference(*this, scales, codes, dst);
+  const kernels::BlockCoder<Mx> coder(*this);
+  const QuantKernels& k = kernels::active().quant;
+  const auto& slot = spec().exponent_bits == 0 ? k.decode_bf16_fixed : k.decode_bf16_small;
+  slot.fn(scales, codes, dst.size(), coder.code, bits_of(dst.data()));
 }
 
 namespace detail {
 
-const GroupOps& compiled_group_ops() { return kGroupReference; }
+GroupOps compiled_group_ops() { return kernels::group_ops(kernels::active().quant); }
 
 }  // namespace detail
 

@@ -7,19 +7,19 @@
 /// Source: `half_step` and `asymmetric` are the grids of GPTQ, arXiv:2210.17323 (code as in jerry-chee/DiscQuant);
 /// `signed_max` is the grid of ggml's Q4_0.
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/scalar.hpp"
 #include "blockpack/quant/block_code.hpp"
-#include "blockpack/quant/format_fields.hpp"
+#include "blockpack/quant/block_rows.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -62,33 +62,6 @@ struct GroupInt {
            kGrids[static_cast<std::size_t>(grid)];
   }
 
-  /// The format of a scheme split at its dashes, or nothing when the name is not `int<b>`. ValueError for a field it
-  /// does not know, one given twice, or a width or group that is not offered.
-  static std::optional<GroupInt> from_fields(std::string_view name, std::span<const std::string_view> fields) {
-    const std::optional<int> width = detail::number_after("int", name);
-    if (!width) return std::nullopt;
-    GroupInt format;
-    format.bits = *width;
-    detail::FieldReader reader(name, fields);
-    for (const std::string_view field : fields) {
-      if (const auto group = detail::number_after("g", field)) {
-        reader.set("group", format.group_size, *group);
-      } else if (field == "row") {
-        reader.set("group", format.group_size, 0);
-      } else if (field == "half") {
-        reader.set("grid", format.grid, GroupGrid::half_step);
-      } else if (field == "maxabs") {
-        reader.set("grid", format.grid, GroupGrid::max_abs);
-      } else if (field == "asym") {
-        reader.set("grid", format.grid, GroupGrid::asymmetric);
-      } else {
-        reader.unknown(field);
-      }
-    }
-    format.validate();
-    return format;
-  }
-
   /// ValueError that names the parameter.
   void validate() const {
     if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
@@ -126,12 +99,8 @@ struct GroupInt {
   /// Scale and zero point in float32, before the scale is rounded to fp16. A range beyond float32 gives an infinite
   /// scale.
   GroupParameters fit(std::span<const float> values) const noexcept {
-    float low = 0.0f;
-    float high = 0.0f;
-    for (const float v : values) {
-      low = v < low ? v : low;
-      high = v > high ? v : high;
-    }
+    float low, high;
+    range_of(values, low, high);
     return fit_range(values, low, high);
   }
 
@@ -172,6 +141,16 @@ struct GroupInt {
 
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const;
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
+
+  /// min(0, smallest) and max(0, largest) of the values.
+  static void range_of(std::span<const float> values, float& low, float& high) noexcept {
+    low = 0.0f;
+    high = 0.0f;
+    for (const float v : values) {
+      low = v < low ? v : low;
+      high = v > high ? v : high;
+    }
+  }
 
   /// The scale and zero point of a group from its range with 0 in it; `values` settles equal magnitudes of both signs.
   GroupParameters fit_range(std::span<const float> values, float low, float high) const noexcept {
@@ -285,24 +264,18 @@ inline GroupParameters checked_group(const GroupInt& f, const GroupParameters& p
   return stored;
 }
 
-/// How a row is walked: the kernels replace `range`, `encode` and `decode`, the rest is shared by every level.
+/// The three loops over the weights of a group; the walk over the groups of a row is the same on every level.
 struct GroupOps {
+  const void* kernels;  ///< whatever the functions need
   /// min(0, smallest) and max(0, largest) of the values.
-  void (*range)(std::span<const float> values, float& low, float& high);
+  void (*range)(const void* kernels, std::span<const float> values, float& low, float& high);
   /// Codes of `values`, packed; missing codes of the last byte or word are the zero point.
-  void (*encode)(const GroupInt& f, std::span<const float> values, const GroupParameters& p, std::uint8_t* codes);
+  void (*encode)(const void* kernels, const GroupInt& f, std::span<const float> values, const GroupParameters& p,
+                 std::uint8_t* codes);
   /// Values of the first dst.size() codes.
-  void (*decode)(const GroupInt& f, const std::uint8_t* codes, const GroupParameters& p, std::span<float> dst);
+  void (*decode)(const void* kernels, const GroupInt& f, const std::uint8_t* codes, const GroupParameters& p,
+                 std::span<float> dst);
 };
-
-inline void range_reference(std::span<const float> values, float& low, float& high) noexcept {
-  low = 0.0f;
-  high = 0.0f;
-  for (const float v : values) {
-    low = v < low ? v : low;
-    high = v > high ? v : high;
-  }
-}
 
 inline constexpr std::size_t kGroupChunk = 128;  ///< codes in flight; a multiple of 32
 
@@ -328,7 +301,15 @@ inline void decode_group_reference(const GroupInt& f, const std::uint8_t* codes,
   }
 }
 
-inline constexpr GroupOps kGroupReference = {range_reference, encode_group_reference, decode_group_reference};
+inline constexpr GroupOps kGroupReference = {
+    nullptr,
+    [](const void*, std::span<const float> values, float& low, float& high) { GroupInt::range_of(values, low, high); },
+    [](const void*, const GroupInt& f, std::span<const float> values, const GroupParameters& p, std::uint8_t* codes) {
+      encode_group_reference(f, values, p, codes);
+    },
+    [](const void*, const GroupInt& f, const std::uint8_t* codes, const GroupParameters& p, std::span<float> dst) {
+      decode_group_reference(f, codes, p, dst);
+    }};
 
 /// dst: the row's sections. ValueError for a scale beyond fp16 under `reject`; the row may then be partly written.
 inline void encode_group_row(const GroupInt& f, const EncodeRow& row, std::span<std::byte* const> dst,
@@ -350,13 +331,13 @@ inline void encode_group_row(const GroupInt& f, const EncodeRow& row, std::span<
       values = std::span<const float>(padded.data(), static_cast<std::size_t>(size));
     }
     float low, high;
-    ops.range(values, low, high);
+    ops.range(ops.kernels, values, low, high);
     const GroupParameters p = checked_group(f, f.fit_range(values, low, high), row, first);
     const std::uint16_t scale = fp16(p.scale).bits;
     scales[2 * g] = static_cast<std::uint8_t>(scale);
     scales[2 * g + 1] = static_cast<std::uint8_t>(scale >> 8);
     if (has_zeros) store_zero_point(bytes(dst[1]), g, f.bits, p.zero_point);
-    ops.encode(f, values, p, codes);
+    ops.encode(ops.kernels, f, values, p, codes);
     codes += f.code_bytes(size);
   }
 }
@@ -372,7 +353,7 @@ inline void decode_group_row(const GroupInt& f, std::span<const std::byte* const
     GroupParameters p;
     p.scale = static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(scales[2 * g] | (scales[2 * g + 1] << 8))));
     p.zero_point = f.grid == GroupGrid::asymmetric ? load_zero_point(bytes(src[1]), g, f.bits) : 1 << (f.bits - 1);
-    ops.decode(f, codes, p, dst.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count)));
+    ops.decode(ops.kernels, f, codes, p, dst.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count)));
     codes += f.code_bytes(count);
     done += count;
   }
@@ -380,7 +361,7 @@ inline void decode_group_row(const GroupInt& f, std::span<const std::byte* const
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
 /// The compiled kernels of the active level.
-BLOCKPACK_API const GroupOps& compiled_group_ops();
+BLOCKPACK_API GroupOps compiled_group_ops();
 #endif
 
 }  // namespace detail

@@ -1,16 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// The slots of the quant family. Installers are called weakest level first, each overwrites what it does better.
+/// The slots of the quant family: rows of shared-exponent formats (block floating point, MX) and groups of integers, to
+/// codes and back. Installers are called weakest level first, each overwrites what it does better.
+///
+/// Codes and values are bit-identical on every level. What encoders leave to integer arithmetic is exact; a group's
+/// codes need one true division each.
 
 #include "kernels/slot.hpp"
 
 namespace blockpack::kernels {
 
-struct QuantKernels {};
+/// A shared-exponent format in plain numbers. Rounding is half to even; other roundings and scale searches do not reach
+/// the kernels. `fixed` elements are two's complement (BFP, MXINT), `small` elements sign and magnitude (MXFP).
+struct BlockCode {
+  std::uint32_t block;          ///< 16, 32, 64 or 128
+  std::uint32_t bits;           ///< stored bits of a code: 4, 6 or 8
+  std::uint32_t mantissa_bits;  ///< of small floats; of fixed elements the bits after the point, bits - 2
+  std::uint32_t bias;           ///< of small floats
+  std::uint32_t max_code;       ///< magnitude code of the largest value
+  std::uint32_t infinity_code;  ///< magnitude code of infinity, 0x100 where there is none; other codes above
+                                ///< max_code are NaN
+  std::uint32_t max_exponent;   ///< the scale byte is the exponent field of the block's maximum less this …
+  std::uint32_t max_fraction;   ///< … plus 1, up to 254, where its fraction is above this
+  bool asymmetric;              ///< fixed: -max_code - 1 is used where it does not grow the error
+  const float* factors;         ///< [256] value of a scale byte times the unit of a code; byte 255 means NaN
+  const void* self;             ///< for the two below
+  /// The reference for one whole block: encoders call it for blocks that hold NaN or infinity or whose maximum is below
+  /// 2^-80, the scalar level for all.
+  void (*encode_block)(const void* self, const float* w, std::uint8_t* scale, std::uint8_t* codes) noexcept;
+  void (*decode_block)(const void* self, std::uint8_t scale, const std::uint8_t* codes, float* dst) noexcept;
+};
+
+/// Exponent fields from here on take the fast path: then subnormal weights of the block round to code 0.
+inline constexpr std::uint32_t kFastExponentField = 47;
+/// Scale bytes from here on give no value below 2^-126, so that bf16 is the upper half of float32.
+inline constexpr std::uint32_t kExactBf16Scale = 32;
+
+/// The grid of one group.
+struct GroupCode {
+  float scale;         ///< divides; not 0: infinity where every code is the zero point
+  float zero;          ///< zero point
+  float low;           ///< smallest code
+  float high;          ///< largest code
+  std::uint32_t bits;  ///< 2, 3, 4 or 8
+};
+
+/// A row of `cols` weights; the last block may be short (the missing weights are 0). Reads cols floats, writes
+/// ceil(cols / block) scales and as many whole blocks of codes.
+using EncodeBlocks = void (*)(const float* w, std::size_t cols, const BlockCode& f, std::uint8_t* scales,
+                              std::uint8_t* codes) noexcept;
+/// `count` values from a block boundary on; the blocks are there whole.
+template <class T>
+using DecodeBlocks = void (*)(const std::uint8_t* scales, const std::uint8_t* codes, std::size_t count,
+                              const BlockCode& f, T* dst) noexcept;
+
+struct QuantKernels {
+  Slot<EncodeBlocks> encode_small;
+  Slot<EncodeBlocks> encode_fixed;
+  Slot<DecodeBlocks<float>> decode_f32_small;
+  Slot<DecodeBlocks<float>> decode_f32_fixed;
+  Slot<DecodeBlocks<std::uint16_t>> decode_bf16_small;  ///< bf16 bits, half to even
+  Slot<DecodeBlocks<std::uint16_t>> decode_bf16_fixed;
+  /// min(0, smallest) and max(0, largest).
+  Slot<void (*)(const float* w, std::size_t n, float* low, float* high) noexcept> group_range;
+  /// clip(round_half_even(w / scale) + zero, low, high), packed as docs/formats/group_int.md says; missing codes of the
+  /// last byte (3 bits: of the last 32) are the zero point.
+  Slot<void (*)(const float* w, std::size_t n, const GroupCode& g, std::uint8_t* codes) noexcept> group_encode;
+  /// scale * (code - zero); reads no byte that holds none of the n codes (3 bits: whole runs of 32).
+  Slot<void (*)(const std::uint8_t* codes, std::size_t n, const GroupCode& g, float* dst) noexcept> group_decode;
+};
 
 /// Calls visit("name", slot) for every slot of the family: kernel_report() and the tests walk the table with it.
 template <class Visitor>
-void visit_slots(const QuantKernels&, Visitor&&) {}
+void visit_slots(const QuantKernels& k, Visitor&& visit) {
+  visit("encode_small", k.encode_small);
+  visit("encode_fixed", k.encode_fixed);
+  visit("decode_f32_small", k.decode_f32_small);
+  visit("decode_f32_fixed", k.decode_f32_fixed);
+  visit("decode_bf16_small", k.decode_bf16_small);
+  visit("decode_bf16_fixed", k.decode_bf16_fixed);
+  visit("group_range", k.group_range);
+  visit("group_encode", k.group_encode);
+  visit("group_decode", k.group_decode);
+}
+
+void install_quant_scalar(QuantKernels& t, Features features) noexcept;
+void install_quant_avx2(QuantKernels& t, Features features) noexcept;
+void install_quant_avx512(QuantKernels& t, Features features) noexcept;
 
 }  // namespace blockpack::kernels

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Every kernel slot of every level against the reference of the formats, byte for byte: awkward sizes, unaligned
+/// starts, buffers that end at a protected page, and weights chosen to sit on ties, at the ends of the range, among the
+/// subnormals and at infinity.
+
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "blockpack/quant.hpp"
+#include "kernels/table.hpp"
+#include "quant/block_code.hpp"
+#include "quant/weights.hpp"
+#include "support/catch.hpp"
+#include "support/guard_page.hpp"
+#include "support/levels.hpp"
+
+namespace {
+
+using namespace blockpack;
+using kernels::QuantKernels;
+using test::GuardedArray;
+
+const std::size_t kSizes[] = {0, 1, 15, 16, 17, 31, 32, 33, 64, 65, 127, 129, 509};
+
+bool is_fixed(const Bfp&) { return true; }
+bool is_fixed(const Mx& f) { return f.spec().exponent_bits == 0; }
+
+/// Index of the first half that is not its value rounded to bf16; their number if there is none.
+std::size_t first_difference(const std::uint16_t* half, const std::vector<float>& values) {
+  std::size_t i = 0;
+  while (i < values.size() && half[i] == bf16(values[i]).bits) ++i;
+  return i;
+}
+
+template <class Format>
+void check_shared_exponent(const Format& format, const QuantKernels& k, NonFinite policy) {
+  const auto encode = is_fixed(format) ? k.encode_fixed.fn : k.encode_small.fn;
+  const auto decode_f32 = is_fixed(format) ? k.decode_f32_fixed.fn : k.decode_f32_small.fn;
+  const auto decode_bf16 = is_fixed(format) ? k.decode_bf16_fixed.fn : k.decode_bf16_small.fn;
+  const kernels::BlockCoder<Format> coder(format, policy);
+  for (const std::size_t n : kSizes) {
+    for (const test::Weights kind : test::kAllWeights) {
+      const bool infinite = kind == test::Weights::with_infinity;
+      if (infinite && policy == NonFinite::reject) continue;
+      CAPTURE(format.scheme(), n, test::to_string(kind));
+      const std::size_t blocks =
+          (n + static_cast<std::size_t>(format.block) - 1) / static_cast<std::size_t>(format.block);
+      const std::size_t code_bytes = blocks * static_cast<std::size_t>(format.code_bytes());
+      const std::size_t shift = n % 3 * sizeof(float) + n % 5;  // unaligned starts, the end stays at the page
+      GuardedArray<std::byte> input(n * sizeof(float) + shift);
+      auto* w = reinterpret_cast<float*>(input.data() + shift);
+      {
+        const std::vector<float> values = test::make_weights(kind, n, n + 1);
+        if (n != 0) std::memcpy(static_cast<void*>(w), values.data(), n * sizeof(float));
+      }
+      const std::vector<float> aligned = test::make_weights(kind, n, n + 1);
+      std::vector<std::uint8_t> scales(blocks), codes(code_bytes);
+      const EncodeRow row{aligned, {}, 0, policy};
+      detail::encode_block_row_reference(format, row, scales.data(), codes.data());
+
+      GuardedArray<std::uint8_t> scales_out(blocks), codes_out(code_bytes);
+      encode(w, n, coder.code, scales_out.data(), codes_out.data());
+      REQUIRE(std::equal(scales.begin(), scales.end(), scales_out.begin()));
+      REQUIRE(std::equal(codes.begin(), codes.end(), codes_out.begin()));
+
+      std::vector<float> values(n);
+      detail::decode_block_row_reference(format, scales.data(), codes.data(), std::span<float>(values));
+      GuardedArray<float> f32(n);
+      decode_f32(scales_out.data(), codes_out.data(), n, coder.code, f32.data());
+      if (n != 0) REQUIRE(std::memcmp(values.data(), f32.data(), n * sizeof(float)) == 0);
+      GuardedArray<std::uint16_t> half(n);
+      decode_bf16(scales_out.data(), codes_out.data(), n, coder.code, half.data());
+      REQUIRE(first_difference(half.data(), values) == n);
+    }
+  }
+}
+
+/// Every scale byte with every code.
+template <class Format>
+void check_decode_of_all_bytes(const Format& format, const QuantKernels& k) {
+  const kernels::BlockCoder<Format> coder(format);
+  const auto decode_f32 = is_fixed(format) ? k.decode_f32_fixed.fn : k.decode_f32_small.fn;
+  const auto decode_bf16 = is_fixed(format) ? k.decode_bf16_fixed.fn : k.decode_bf16_small.fn;
+  std::vector<std::int32_t> all(256);
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int32_t>(i);
+  const auto n = all.size();
+  std::vector<std::uint8_t> codes(n * coder.code.bits / 8);
+  format.pack(all, codes.data());
+  std::vector<float> expected(n), got(n);
+  std::vector<std::uint16_t> half(n);
+  for (int scale = 0; scale < 256; ++scale) {
+    CAPTURE(format.scheme(), scale);
+    const std::vector<std::uint8_t> scales(n / static_cast<std::size_t>(format.block),
+                                           static_cast<std::uint8_t>(scale));
+    detail::decode_block_row_reference(format, scales.data(), codes.data(), std::span<float>(expected));
+    decode_f32(scales.data(), codes.data(), n, coder.code, got.data());
+    REQUIRE(std::memcmp(expected.data(), got.data(), n * sizeof(float)) == 0);
+    decode_bf16(scales.data(), codes.data(), n, coder.code, half.data());
+    REQUIRE(first_difference(half.data(), expected) == n);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("MX kernels of every level give the bytes and values of the reference", "[quant][kernels]") {
+  for (const Isa level : test::levels_here()) {
+    const QuantKernels& k = kernels::table_for(level).quant;
+    CAPTURE(to_string(level), k.encode_small.isa);
+    for (const MxElement element : Mx::kElements) {
+      for (const int block : {16, 32, 128}) {
+        for (const MxScaleRule rule : {MxScaleRule::ocp_floor, MxScaleRule::ceil_fit}) {
+          const Mx format{element, block, rule};
+          check_shared_exponent(format, k, block == 16 ? NonFinite::propagate : NonFinite::saturate);
+        }
+      }
+      check_decode_of_all_bytes(Mx{element}, k);
+    }
+  }
+}
+
+TEST_CASE("BFP kernels of every level give the bytes and values of the reference", "[quant][kernels]") {
+  for (const Isa level : test::levels_here()) {
+    const QuantKernels& k = kernels::table_for(level).quant;
+    CAPTURE(to_string(level), k.encode_fixed.isa);
+    for (const int bits : {4, 6, 8}) {
+      for (const int block : {16, 32, 64, 128})
+        for (const bool asymmetric : {false, true})
+          check_shared_exponent(Bfp{bits, block, asymmetric}, k, NonFinite::saturate);
+      check_decode_of_all_bytes(Bfp{bits, 64}, k);
+    }
+  }
+}
+
+TEST_CASE("group kernels of every level give the bytes and values of the reference", "[quant][kernels]") {
+  for (const Isa level : test::levels_here()) {
+    const QuantKernels& k = kernels::table_for(level).quant;
+    const detail::GroupOps ops = kernels::group_ops(k);
+    const detail::GroupOps& reference = detail::kGroupReference;
+    CAPTURE(to_string(level), k.group_encode.isa);
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const GroupGrid grid :
+           {GroupGrid::signed_max, GroupGrid::half_step, GroupGrid::max_abs, GroupGrid::asymmetric}) {
+        const GroupInt format{bits, 32, grid};
+        for (const std::size_t n : kSizes) {
+          for (const test::Weights kind : test::kAllWeights) {
+            CAPTURE(format.scheme(), n, test::to_string(kind));
+            const std::vector<float> values = test::make_weights(kind, n, n + 1);
+            GuardedArray<float> w(n);
+            std::copy(values.begin(), values.end(), w.begin());
+            float low, high, expected_low, expected_high;
+            ops.range(ops.kernels, w.span(), low, high);
+            reference.range(nullptr, values, expected_low, expected_high);
+            REQUIRE(low == expected_low);
+            REQUIRE(high == expected_high);
+            const GroupParameters p = format.stored(format.fit_range(values, low, high), 65504.0f);
+            const auto bytes = static_cast<std::size_t>(format.code_bytes(static_cast<index_t>(n)));
+            std::vector<std::uint8_t> codes(bytes);
+            reference.encode(nullptr, format, values, p, codes.data());
+            GuardedArray<std::uint8_t> codes_out(bytes);
+            ops.encode(ops.kernels, format, w.span(), p, codes_out.data());
+            REQUIRE(std::equal(codes.begin(), codes.end(), codes_out.begin()));
+            std::vector<float> decoded(n);
+            reference.decode(nullptr, format, codes.data(), p, decoded);
+            GuardedArray<float> out(n);
+            ops.decode(ops.kernels, format, codes_out.data(), p, out.span());
+            if (n != 0) REQUIRE(std::memcmp(decoded.data(), out.data(), n * sizeof(float)) == 0);
+          }
+        }
+      }
+    }
+  }
+}
