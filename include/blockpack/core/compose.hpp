@@ -4,6 +4,7 @@
 /// Composition: `Compose<Outer, Inner>` is the operator W = W_outer · W_inner, applied as outer(inner(x)).
 
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,18 @@
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
+namespace detail {
+template <class Op>
+struct ParametersOf {
+  struct type {};
+};
+template <class Op>
+requires requires(const Op& op) { op.parameters(); }
+struct ParametersOf<Op> {
+  using type = std::remove_cvref_t<decltype(std::declval<const Op&>().parameters())>;
+};
+}  // namespace detail
+
 template <LinearOperator Outer, TransposableOperator Inner>
 class Compose {
  public:
@@ -21,6 +34,30 @@ class Compose {
     if (outer_.in_features() != inner_.out_features())
       throw ShapeError("Compose: outer has in_features " + std::to_string(outer_.in_features()) +
                        ", inner has out_features " + std::to_string(inner_.out_features()));
+  }
+
+  /// What from_sections needs beside the sections.
+  struct Parameters {
+    index_t middle = 0;  ///< inner.out_features() = outer.in_features()
+    typename detail::ParametersOf<Outer>::type outer;
+    typename detail::ParametersOf<Inner>::type inner;
+  };
+  Parameters parameters() const { return {inner_.out_features(), outer_.parameters(), inner_.parameters()}; }
+
+  /// The operator whose `sections()` are these. FormatError for a section of neither part; errors of the parts.
+  static Compose from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections) {
+    std::vector<Section> outer, inner;
+    for (const Section& s : sections) {
+      if (s.name.starts_with("outer.")) {
+        outer.push_back({s.name.substr(6), s.data});
+      } else if (s.name.starts_with("inner.")) {
+        inner.push_back({s.name.substr(6), s.data});
+      } else {
+        throw FormatError("from_sections: section " + s.name + " belongs to neither part of the composition");
+      }
+    }
+    return {Outer::from_sections({shape.rows, parameters.middle}, parameters.outer, outer),
+            Inner::from_sections({parameters.middle, shape.cols}, parameters.inner, inner)};
   }
 
   index_t out_features() const { return outer_.out_features(); }
