@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// One suite over every linear operator. A new form joins by one line in `Operators`.
+/// One suite over every linear operator. A new form joins by one line in `operators()`.
 
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <thread>
-#include <tuple>
 #include <vector>
 
 #include "blockpack/core/any_linear.hpp"
-#include "blockpack/core/compose.hpp"
-#include "blockpack/core/dense.hpp"
 #include "conformance/operators.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -23,7 +20,8 @@
 namespace blockpack::test {
 namespace {
 
-using conformance::Operators;
+using conformance::Operator;
+using conformance::operators;
 
 constexpr std::array kShapes = {MatrixShape{0, 5},    MatrixShape{5, 0},    MatrixShape{1, 1},   MatrixShape{1, 33},
                                 MatrixShape{33, 1},   MatrixShape{7, 13},   MatrixShape{32, 64}, MatrixShape{65, 97},
@@ -31,7 +29,7 @@ constexpr std::array kShapes = {MatrixShape{0, 5},    MatrixShape{5, 0},    Matr
 constexpr std::array<index_t, 6> kTokens = {0, 1, 3, 8, 17, 33};
 constexpr std::array kModes = {Activations::f32, Activations::bf16, Activations::int8};
 
-std::vector<float> decoded(const auto& op) {
+std::vector<float> decoded(const AnyLinear& op) {
   std::vector<float> w(static_cast<std::size_t>(op.out_features() * op.in_features()));
   std::vector<index_t> rows(static_cast<std::size_t>(op.out_features()));
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<index_t>(i);
@@ -39,7 +37,7 @@ std::vector<float> decoded(const auto& op) {
   return w;
 }
 
-std::vector<float> apply(const auto& op, const std::vector<float>& x, index_t tokens, const ApplyOptions& how) {
+std::vector<float> apply(const AnyLinear& op, const std::vector<float>& x, index_t tokens, const ApplyOptions& how) {
   std::vector<float> y(static_cast<std::size_t>(tokens * op.out_features()), -1.0f);
   op.apply(MatrixView<const float>(x.data(), tokens, op.in_features()),
            MatrixView<float>(y.data(), tokens, op.out_features()), how);
@@ -58,13 +56,15 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
-TEMPLATE_LIST_TEST_CASE("apply equals the decoded dense product within the bound of its mode, on every level",
-                        "[conformance][kernels][smoke]", Operators) {
+TEST_CASE("apply equals the decoded dense product within the bound of its mode, on every level",
+          "[conformance][kernels][smoke]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   for (const MatrixShape shape : kShapes) {
     if (small_budget() && shape.rows * shape.cols > 7000) continue;
-    const auto op = TestType::make(shape, 11);
+    const auto op = form.make(shape, 11);
     const std::vector<float> w = decoded(op);
-    const auto check = TestType::checker(op);
+    const auto check = form.checker(op);
     const auto in = static_cast<std::size_t>(shape.cols);
     for (const Isa isa : levels_here()) {
       for (const Activations mode : kModes) {
@@ -78,7 +78,7 @@ TEMPLATE_LIST_TEST_CASE("apply equals the decoded dense product within the bound
               const ProductCheck expected = check(row_x, row_w, n, mode);
               const double got = y[static_cast<std::size_t>(m * shape.rows + n)];
               if (std::abs(got - expected.value) <= expected.bound) continue;
-              CAPTURE(TestType::kName, to_string(isa), to_string(mode), to_string(shape), tokens, m, n, got);
+              CAPTURE(to_string(isa), to_string(mode), to_string(shape), tokens, m, n, got);
               CAPTURE(expected.value, expected.bound);
               REQUIRE(std::abs(got - expected.value) <= expected.bound);
             }
@@ -90,20 +90,24 @@ TEMPLATE_LIST_TEST_CASE("apply equals the decoded dense product within the bound
   SUCCEED();
 }
 
-TEMPLATE_LIST_TEST_CASE("storage_bytes is what the sections hold", "[conformance]", Operators) {
+TEST_CASE("storage_bytes is what the sections hold", "[conformance]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   for (const MatrixShape shape : kShapes) {
-    const auto op = TestType::make(shape, 3);
+    const auto op = form.make(shape, 3);
     CHECK(op.storage_bytes() == section_bytes(op.sections()));
     CHECK(op.out_features() == shape.rows);
     CHECK(op.in_features() == shape.cols);
   }
 }
 
-TEMPLATE_LIST_TEST_CASE("an operator read back from its sections is the same bit for bit", "[conformance]", Operators) {
+TEST_CASE("an operator read back from its sections is the same bit for bit", "[conformance]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   for (const MatrixShape shape : kShapes) {
-    const auto op = TestType::make(shape, 7);
+    const auto op = form.make(shape, 7);
     const std::vector<Section> before = op.sections();
-    const auto again = TestType::reopen(op, shape);
+    const auto again = form.reopen(op, shape);
     const std::vector<Section> after = again.sections();
     REQUIRE(before.size() == after.size());
     for (std::size_t s = 0; s < before.size(); ++s) {
@@ -118,16 +122,20 @@ TEMPLATE_LIST_TEST_CASE("an operator read back from its sections is the same bit
   }
 }
 
-TEMPLATE_LIST_TEST_CASE("sections of another size, name or number are refused", "[conformance]", Operators) {
+TEST_CASE("sections of another size, name or number are refused", "[conformance]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   const MatrixShape shape{7, 45};
-  const auto op = TestType::make(shape, 7);
-  CHECK_THROWS_AS(TestType::reopen(op, MatrixShape{8, 45}), Error);
-  CHECK_THROWS_AS(TestType::reopen(op, MatrixShape{7, 4500}), Error);
+  const auto op = form.make(shape, 7);
+  CHECK_THROWS_AS(form.reopen(op, MatrixShape{8, 45}), Error);
+  CHECK_THROWS_AS(form.reopen(op, MatrixShape{7, 4500}), Error);
 }
 
-TEMPLATE_LIST_TEST_CASE("the bits of y do not depend on the number of threads", "[conformance][kernels]", Operators) {
+TEST_CASE("the bits of y do not depend on the number of threads", "[conformance][kernels]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   const MatrixShape shape = budget(MatrixShape{517, 515}, MatrixShape{70, 97});
-  const auto op = TestType::make(shape, 13);
+  const auto op = form.make(shape, 13);
   for (const Isa isa : levels_here()) {
     for (const Activations mode : kModes) {
       for (const index_t tokens : {1, 5, 40}) {
@@ -152,10 +160,11 @@ TEMPLATE_LIST_TEST_CASE("the bits of y do not depend on the number of threads", 
   }
 }
 
-TEMPLATE_LIST_TEST_CASE("batch_invariant gives a token the same bits in every batch", "[conformance][kernels]",
-                        Operators) {
+TEST_CASE("batch_invariant gives a token the same bits in every batch", "[conformance][kernels]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   const MatrixShape shape{70, 97};
-  const auto op = TestType::make(shape, 19);
+  const auto op = form.make(shape, 19);
   const index_t tokens = 37;
   const std::vector<float> x = random_normal(tokens * shape.cols, 23);
   for (const Isa isa : levels_here()) {
@@ -176,10 +185,11 @@ TEMPLATE_LIST_TEST_CASE("batch_invariant gives a token the same bits in every ba
   }
 }
 
-TEMPLATE_LIST_TEST_CASE("strided and page-end x and y are read and written exactly", "[conformance][kernels]",
-                        Operators) {
+TEST_CASE("strided and page-end x and y are read and written exactly", "[conformance][kernels]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   const MatrixShape shape{19, 47};
-  const auto op = TestType::make(shape, 29);
+  const auto op = form.make(shape, 29);
   for (const Isa isa : levels_here()) {
     for (const index_t tokens : {1, 2, 9, 17}) {
       for (const std::size_t shift : {0u, 4u, 20u}) {
@@ -210,10 +220,11 @@ TEMPLATE_LIST_TEST_CASE("strided and page-end x and y are read and written exact
   }
 }
 
-TEMPLATE_LIST_TEST_CASE("the epilogue is function(x W + bias) * gate + residual", "[conformance][kernels][smoke]",
-                        Operators) {
+TEST_CASE("the epilogue is function(x W + bias) * gate + residual", "[conformance][kernels][smoke]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   const MatrixShape shape{37, 65};
-  const auto op = TestType::make(shape, 37);
+  const auto op = form.make(shape, 37);
   for (const Isa isa : levels_here()) {
     for (const index_t tokens : {1, 7, 33}) {
       const std::vector<float> x = random_normal(tokens * shape.cols, 41);
@@ -248,9 +259,11 @@ TEMPLATE_LIST_TEST_CASE("the epilogue is function(x W + bias) * gate + residual"
   }
 }
 
-TEMPLATE_LIST_TEST_CASE("x and y may be bf16", "[conformance][kernels]", Operators) {
+TEST_CASE("x and y may be bf16", "[conformance][kernels]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   const MatrixShape shape{41, 70};
-  const auto op = TestType::make(shape, 59);
+  const auto op = form.make(shape, 59);
   for (const Isa isa : levels_here()) {
     for (const Activations mode : {Activations::f32, Activations::bf16}) {
       for (const index_t tokens : {1, 5, 18}) {
@@ -276,8 +289,10 @@ TEMPLATE_LIST_TEST_CASE("x and y may be bf16", "[conformance][kernels]", Operato
   }
 }
 
-TEMPLATE_LIST_TEST_CASE("every wrong shape throws a ShapeError", "[conformance]", Operators) {
-  const auto op = TestType::make({6, 9}, 1);
+TEST_CASE("every wrong shape throws a ShapeError", "[conformance]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
+  const auto op = form.make({6, 9}, 1);
   std::vector<float> memory(400);
   const auto view = [&](index_t rows, index_t cols) { return MatrixView<float>(memory.data(), rows, cols); };
   CHECK_THROWS_AS(op.apply(view(2, 8), view(2, 6), ApplyOptions{}), ShapeError);
@@ -299,46 +314,44 @@ TEMPLATE_LIST_TEST_CASE("every wrong shape throws a ShapeError", "[conformance]"
   CHECK_THROWS_AS(op.decode_rows(negative, view(1, 9)), ShapeError);
 }
 
-TEMPLATE_LIST_TEST_CASE("the transposed product is y times the decoded matrix", "[conformance][kernels]", Operators) {
-  const auto run = [&](MatrixShape shape) {
-    const auto op = TestType::make(shape, 67);
-    if constexpr (TransposableOperator<decltype(op)>) {
-      const std::vector<float> w = decoded(op);
-      const auto check = TestType::transpose_checker(op);
-      for (const Isa isa : levels_here()) {
-        for (const index_t tokens : {1, 4}) {
-          const std::vector<float> y = random_normal(tokens * shape.rows, 71);
-          std::vector<float> x(static_cast<std::size_t>(tokens * shape.cols));
-          ApplyOptions how;
-          how.execution.isa = isa;
-          op.apply_transpose(MatrixView<const float>(y.data(), tokens, shape.rows),
-                             MatrixView<float>(x.data(), tokens, shape.cols), how);
-          std::vector<float> column(static_cast<std::size_t>(shape.rows));
-          for (index_t m = 0; m < tokens; ++m) {
-            for (index_t k = 0; k < shape.cols; ++k) {
-              for (index_t n = 0; n < shape.rows; ++n)
-                column[static_cast<std::size_t>(n)] = w[static_cast<std::size_t>(n * shape.cols + k)];
-              const std::span<const float> row_y(y.data() + m * shape.rows, column.size());
-              const ProductCheck expected = check(row_y, column, k);
-              CAPTURE(to_string(isa), to_string(shape), m, k);
-              REQUIRE(std::abs(x[static_cast<std::size_t>(m * shape.cols + k)] - expected.value) <= expected.bound);
-            }
+TEST_CASE("the transposed product is y times the decoded matrix", "[conformance][kernels]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
+  for (const MatrixShape shape : {MatrixShape{33, 70}, MatrixShape{1, 1}, MatrixShape{5, 0}, MatrixShape{0, 5}}) {
+    const auto op = form.make(shape, 67);
+    const std::vector<float> w = decoded(op);
+    const auto check = form.transpose_checker(op);
+    for (const Isa isa : levels_here()) {
+      for (const index_t tokens : {1, 4}) {
+        const std::vector<float> y = random_normal(tokens * shape.rows, 71);
+        std::vector<float> x(static_cast<std::size_t>(tokens * shape.cols));
+        ApplyOptions how;
+        how.execution.isa = isa;
+        op.apply_transpose(MatrixView<const float>(y.data(), tokens, shape.rows),
+                           MatrixView<float>(x.data(), tokens, shape.cols), how);
+        std::vector<float> column(static_cast<std::size_t>(shape.rows));
+        for (index_t m = 0; m < tokens; ++m) {
+          for (index_t k = 0; k < shape.cols; ++k) {
+            for (index_t n = 0; n < shape.rows; ++n)
+              column[static_cast<std::size_t>(n)] = w[static_cast<std::size_t>(n * shape.cols + k)];
+            const std::span<const float> row_y(y.data() + m * shape.rows, column.size());
+            const ProductCheck expected = check(row_y, column, k);
+            CAPTURE(to_string(isa), to_string(shape), m, k);
+            REQUIRE(std::abs(x[static_cast<std::size_t>(m * shape.cols + k)] - expected.value) <= expected.bound);
           }
         }
       }
     }
-  };
-  run({33, 70});
-  run({1, 1});
-  run({5, 0});
-  run({0, 5});
+  }
 }
 
-TEMPLATE_LIST_TEST_CASE("an operator serves many threads at once", "[conformance]", Operators) {
+TEST_CASE("an operator serves many threads at once", "[conformance]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
   const MatrixShape shape{33, 65};
-  const auto op = TestType::make(shape, 73);
+  const auto op = form.make(shape, 73);
   const std::vector<float> x = random_normal(4 * shape.cols, 79);
-  const std::vector<float> expected = apply(TestType::make(shape, 73), x, 4, {});
+  const std::vector<float> expected = apply(form.make(shape, 73), x, 4, {});
   std::array<std::vector<float>, 4> results;
   std::vector<std::thread> threads;
   for (auto& result : results)
