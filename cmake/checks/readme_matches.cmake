@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DSOURCE=<tree> -P readme_matches.cmake: the program in README.md is the one between the [readme] marks of
+# examples/quickstart.cpp, so it compiles and runs.
+cmake_minimum_required(VERSION 3.25)
+file(READ ${SOURCE}/README.md readme)
+file(READ ${SOURCE}/examples/quickstart.cpp example)
+set(mark "// [readme]\n")
+string(LENGTH "${mark}" mark_length)
+string(FIND "${example}" "${mark}" first)
+string(FIND "${example}" "${mark}" last REVERSE)
+if(first EQUAL last)
+  message(FATAL_ERROR "examples/quickstart.cpp must hold two lines `// [readme]`")
+endif()
+math(EXPR start "${first} + ${mark_length}")
+math(EXPR length "${last} - ${start}")
+string(SUBSTRING "${example}" ${start} ${length} program)
+string(FIND "${readme}" "```cpp\n${program}```" place)
+if(place EQUAL -1)
+  message(FATAL_ERROR "README.md does not hold the program of examples/quickstart.cpp")
+endif()
