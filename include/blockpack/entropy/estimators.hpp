@@ -55,11 +55,14 @@ struct DiscreteEntropy {
 /// Gathers counts one by one. The result depends on their order in the last bit only.
 class EntropyOfCounts {
  public:
-  void add(std::uint64_t count) noexcept {
-    if (count == 0) return;
-    total_ += count;
-    ++distinct_;
-    if (count > 1) sum_ += static_cast<double>(count) * std::log(static_cast<double>(count));
+  void add(std::uint64_t count) noexcept { add(count, 1); }
+  /// `symbols` symbols that occur `count` times each.
+  void add(std::uint64_t count, index_t symbols) noexcept {
+    if (count == 0 || symbols == 0) return;
+    const double weights = static_cast<double>(count) * static_cast<double>(symbols);
+    total_ += count * static_cast<std::uint64_t>(symbols);
+    distinct_ += symbols;
+    if (count > 1) sum_ += weights * std::log(static_cast<double>(count));
   }
   void merge(const EntropyOfCounts& other) noexcept {
     total_ += other.total_;

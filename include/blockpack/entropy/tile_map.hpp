@@ -4,11 +4,13 @@
 /// Score maps: one figure for each tile of a matrix, to see where its information and its magnitude lie.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "blockpack/core/config.hpp"
@@ -61,17 +63,22 @@ class TileCounter {
       return h.result();
     }
     counts_.resize(kHistogramBins);
-    codes_.clear();
+    codes_.resize(static_cast<std::size_t>(tile.rows() * tile.cols()));
+    std::size_t n = 0;
     for (index_t i = 0; i < tile.rows(); ++i)
-      for (const T v : tile.row(i)) {
-        codes_.push_back(code(v));
-        ++counts_[codes_.back()];
-      }
-    for (const std::uint16_t c : codes_)
-      if (counts_[c] != 0) {
-        h.add(counts_[c]);
-        counts_[c] = 0;
-      }
+      for (const T v : tile.row(i)) codes_[n++] = code(v);
+    for (const std::uint16_t c : codes_) ++counts_[c];
+    for (std::size_t i = 0; i < codes_.size(); ++i) {  // a code met again has been cleared and counts nothing
+      const std::uint64_t occurs = std::exchange(counts_[codes_[i]], 0u);
+      symbols_with_[i % kLanes][std::min<std::size_t>(occurs, kSmall)] += 1;
+      if (occurs >= kSmall) h.add(occurs);
+    }
+    for (std::size_t k = 1; k < kSmall; ++k) {  // a logarithm a count, not a symbol
+      index_t symbols = 0;
+      for (auto& lane : symbols_with_) symbols += lane[k];
+      h.add(k, symbols);
+    }
+    for (auto& lane : symbols_with_) lane.fill(0);
     return h.result();
   }
 
@@ -91,10 +98,14 @@ class TileCounter {
     return symbol == 0 ? std::uint16_t{0} : (symbol == kNanSymbol ? nan_code_ : c);
   }
 
+  static constexpr std::size_t kSmall = 64;
+  static constexpr std::size_t kLanes = 4;  // consecutive increments of one counter would wait for each other
+
   GridCodec codec_;
   std::uint16_t nan_code_;
   bool as_stored_;
   std::vector<std::uint32_t> counts_, symbols_;
+  std::array<std::array<std::uint32_t, kSmall + 1>, kLanes> symbols_with_{};  // how many occur that often
   std::vector<std::uint16_t> codes_;
 };
 

@@ -22,6 +22,7 @@
 
 #include "blockpack/core/buffer.hpp"
 #include "blockpack/core/config.hpp"
+#include "blockpack/core/convert.hpp"
 #include "blockpack/core/execution.hpp"
 #include "blockpack/core/histogram.hpp"
 #include "blockpack/core/scalar.hpp"
@@ -124,13 +125,12 @@ class GridCodec {
 
   std::uint16_t encode_integer(float v) const noexcept {
     if (v != v) return kNanCode;
-    const double magnitude = std::fabs(static_cast<double>(v));
-    if (magnitude == 0 || step_ == 0) return 0;
-    const double t = std::min(magnitude / step_, static_cast<double>(top_));
-    auto q = static_cast<std::uint32_t>(t);  // t < 2^15, so t - q is exact
-    const double rest = t - static_cast<double>(q);
-    if (rest > 0.5 || (rest == 0.5 && (q & 1u) != 0)) ++q;
-    return static_cast<std::uint16_t>(v < 0 && q != 0 ? 0x8000u | q : q);
+    if (step_ == 0) return 0;
+    const double t = std::min(std::fabs(static_cast<double>(v)) / step_, static_cast<double>(top_));
+    auto q = static_cast<unsigned>(static_cast<int>(t));
+    const double rest = t - static_cast<double>(static_cast<int>(q));  // exact
+    q += static_cast<unsigned>(rest > 0.5) | (static_cast<unsigned>(rest == 0.5) & q & 1u);
+    return static_cast<std::uint16_t>(q | (static_cast<unsigned>(v < 0) & static_cast<unsigned>(q != 0)) << 15);
   }
 
   ValueGrid::Kind kind_;
@@ -173,6 +173,23 @@ inline std::vector<WeightView> parts_of(const WeightBlock& block, index_t weight
   return parts;
 }
 
+/// Grids without a counting kernel: codes are made in runs that stay in the first-level cache.
+inline void count_floats(MatrixView<const float> w, const ValueGrid& grid, std::span<std::uint64_t> counts, Isa level) {
+  constexpr index_t kRun = 2048;
+  const GridCodec codec(grid);
+  std::vector<fp8_e4m3> bytes(static_cast<std::size_t>(kRun));
+  for (index_t i = 0; i < w.rows(); ++i)
+    for (index_t j = 0; j < w.cols(); j += kRun) {
+      const std::span<const float> run(w.row_data(i) + j, static_cast<std::size_t>(std::min(kRun, w.cols() - j)));
+      if (grid.kind == ValueGrid::Kind::e4m3) {
+        convert(run, std::span(bytes).first(run.size()), level);
+        for (std::size_t k = 0; k < run.size(); ++k) ++counts[bytes[k].bits];
+      } else {
+        for (const float v : run) ++counts[codec.encode(v)];
+      }
+    }
+}
+
 /// Adds the codes of one part to its table.
 inline void count_part(const WeightView& part, const ValueGrid& grid, std::span<std::uint64_t> counts, Isa level) {
   part.visit([&](auto w) {
@@ -185,9 +202,7 @@ inline void count_part(const WeightView& part, const ValueGrid& grid, std::span<
     } else if (grid.kind == ValueGrid::Kind::bf16) {
       histogram_rounded<bf16>(w, counts, level);
     } else {
-      const GridCodec codec(grid);
-      for (index_t i = 0; i < w.rows(); ++i)
-        for (const float v : w.row(i)) ++counts[codec.encode(v)];
+      count_floats(w, grid, counts, level);
     }
   });
 }

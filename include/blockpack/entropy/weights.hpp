@@ -94,7 +94,12 @@ struct WeightBlock {
   WeightBlock() = default;
   WeightBlock(std::string block_name, std::vector<WeightView> parts)
       : name(std::move(block_name)), matrices(std::move(parts)) {}
+  /// One matrix, or one run of weights.
   WeightBlock(WeightView w) : matrices{w} {}  // NOLINT(google-explicit-constructor)
+  template <StoredScalar T>
+  WeightBlock(MatrixView<T> w) : matrices{WeightView(w)} {}  // NOLINT(google-explicit-constructor)
+  template <StoredScalar T>
+  WeightBlock(std::span<T> w) : matrices{WeightView(w)} {}  // NOLINT(google-explicit-constructor)
 
   index_t size() const noexcept {
     index_t n = 0;
