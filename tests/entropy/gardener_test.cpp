@@ -209,7 +209,7 @@ TEST_CASE("float32 as stored saturates, the same weights in bf16 do not", "[entr
 
 TEST_CASE("the score is that of large blocks too, and does not depend on the threads", "[entropy]") {
   // More than one counting task and radix passes beside std::sort.
-  const index_t n = test::budget<index_t>(9 << 20, 1 << 18);
+  const index_t n = test::budget<index_t>(5 << 20, 1 << 18);
   const std::vector<float> w = test::random_normal(n, 77, 0.02f);
   const std::vector<bf16> b = rounded<bf16>(w);
   const ValueCounts stored = value_counts(block_of(w), ValueGrid::as_stored(), with_threads(1));
