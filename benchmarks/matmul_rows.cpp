@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// matmul/…: y = x · Wᵀ for every scheme, implementation, shape and number of threads.
+//
+// All implementations of one scheme and shape form a group: they get the same W and x, are checked against sums in
+// double, and are then measured in turn. Up to 32 tokens the call rotates through copies of the weights that together
+// fill the last-level cache (48 MB) or memory (800 MB); above, the weights are warm.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <stdexcept>
+
+#include "blockpack/core/buffer.hpp"
+#include "blockpack/core/random.hpp"
+#include "blockpack/core/scalar.hpp"
+#include "limits.hpp"
+#include "stopwatch.hpp"
+#include "suite.hpp"
+
+namespace bench {
+namespace {
+
+using blockpack::AlignedBuffer;
+
+struct Case {
+  std::string scheme;
+  index_t m = 0, n = 0, k = 0;
+  bool bf16_x = false;
+  double footprint = 0;  ///< bytes of weights to rotate through, 0: one warm copy
+};
+
+/// Largest relative Frobenius error against the product with the decoded weights. bf16: two operands rounded by up to
+/// 2^-9 each; int8: activations in steps of absmax/127, and the absmax is an outlier's.
+double tolerance(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::f32 ? 1e-5 : arithmetic == Arithmetic::bf16 ? 6e-3 : 0.15;
+}
+
+double dot(const float* a, const float* b, index_t k) {
+  double sum[8] = {};
+  index_t i = 0;
+  for (; i + 8 <= k; i += 8)
+    for (index_t j = 0; j < 8; ++j) sum[j] += static_cast<double>(a[i + j]) * static_cast<double>(b[i + j]);
+  for (; i < k; ++i) sum[0] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+/// W of one shape; the newest is kept, for many groups share it.
+const AlignedBuffer<float>& weights_of(index_t n, index_t k, std::uint64_t seed) {
+  static AlignedBuffer<float> kept;
+  static index_t kept_n = 0, kept_k = 0;
+  if (kept_n != n || kept_k != k) {
+    kept = AlignedBuffer<float>();
+    kept = AlignedBuffer<float>::uninitialized(n * k);
+    blockpack::fill_weights(blockpack::MatrixView<float>(kept.data(), n, k), seed);
+    kept_n = n;
+    kept_k = k;
+  }
+  return kept;
+}
+
+/// Everything the rows of one group share. One group lives at a time.
+class Group {
+ public:
+  Group(const Case& c, std::uint64_t seed) : case_(c), w_(weights_of(c.n, c.k, seed)) {
+    x_ = AlignedBuffer<float>::uninitialized(c.m * c.k);
+    // Activations have outlier channels too: the same look, wider.
+    blockpack::fill_weights(blockpack::MatrixView<float>(x_.data(), c.m, c.k), seed + 1, 0, {1.0f});
+    if (c.bf16_x) {
+      x16_ = AlignedBuffer<std::uint16_t>::uninitialized(x_.size());
+      for (index_t i = 0; i < x_.size(); ++i) {
+        const blockpack::bf16 v(x_[i]);
+        std::memcpy(&x16_[i], &v, 2);
+        x_[i] = static_cast<float>(v);  // the reference sees what the contestants see
+      }
+    }
+    y_ = AlignedBuffer<float>(c.m * c.n);
+  }
+
+  struct Contestant {
+    std::vector<std::unique_ptr<Product>> copies;
+    std::size_t next = 0;
+    double rel_error = 0;
+    std::map<int, std::string> verdict;  ///< by number of threads: empty when the result was right
+  };
+
+  /// The contestant, prepared and checked at that number of threads.
+  Contestant& get(const Implementation& implementation, int threads) {
+    Contestant& c = contestants_[implementation.name];
+    if (c.copies.empty()) {
+      const Request request{case_.scheme, {w_.data(), case_.n, case_.k}, case_.m, case_.bf16_x};
+      c.copies.push_back(implementation.prepare(request));
+      const double bytes = c.copies[0]->weight_bytes();
+      const auto count = case_.footprint == 0 ? 1 : static_cast<std::size_t>(std::ceil(case_.footprint / bytes));
+      while (c.copies.size() < count) c.copies.push_back(c.copies[0]->copy());
+    }
+    if (!c.verdict.contains(threads)) c.verdict[threads] = check(c, threads);
+    return c;
+  }
+
+  void run_next(Contestant& c, int threads) {
+    Product& product = *c.copies[c.next];
+    c.next = c.next + 1 == c.copies.size() ? 0 : c.next + 1;
+    product.run(tokens(), y_.data(), threads);
+  }
+
+  const Case& shape() const noexcept { return case_; }
+
+ private:
+  Tokens tokens() const { return {case_.m, case_.bf16_x ? nullptr : x_.data(), case_.bf16_x ? x16_.data() : nullptr}; }
+
+  /// Compares the results of the first and last copy with sums in double over the decoded weights: the first token for
+  /// every output, and every token for 24 outputs. Also sets rel_error, against the weights before encoding.
+  std::string check(Contestant& c, int threads) {
+    const index_t m = case_.m, n = case_.n, k = case_.k;
+    std::vector<float> row(static_cast<std::size_t>(k));
+    // The first call of a copy may do lazy work; none of it belongs into a timed loop.
+    for (const auto& product : c.copies) product->run(tokens(), y_.data(), threads);
+    for (Product* product : {c.copies.front().get(), c.copies.back().get()}) {
+      std::fill(y_.begin(), y_.end(), std::numeric_limits<float>::quiet_NaN());
+      product->run(tokens(), y_.data(), threads);
+      double error = 0, norm = 0, loss = 0, scale = 0;
+      for (index_t j = 0; j < n; ++j) {
+        product->decode_row(j, row.data());
+        const bool sampled = j * 24 / n != (j - 1) * 24 / n || j == 0 || j + 1 == n;
+        for (index_t i = 0; i < (sampled ? m : 1); ++i) {
+          const double got = static_cast<double>(y_[i * n + j]);
+          const double wanted = dot(x_.data() + i * k, row.data(), k);
+          error += (got - wanted) * (got - wanted);
+          norm += wanted * wanted;
+          if (!sampled) continue;
+          const double original = dot(x_.data() + i * k, w_.data() + j * k, k);
+          loss += (got - original) * (got - original);
+          scale += original * original;
+        }
+      }
+      const double relative = std::sqrt(error / norm);
+      if (!(relative <= tolerance(product->arithmetic())))
+        return "the result is wrong: relative error " + std::to_string(relative);
+      c.rel_error = std::sqrt(loss / scale);
+      if (c.copies.size() == 1) break;
+    }
+    return {};
+  }
+
+  Case case_;
+  const AlignedBuffer<float>& w_;
+  AlignedBuffer<float> x_;
+  AlignedBuffer<std::uint16_t> x16_;
+  AlignedBuffer<float> y_;
+  std::map<std::string, Contestant> contestants_;
+};
+
+/// The group of that name; the one before it is freed first, with all its copies.
+Group& current_group(const std::string& name, const Case& c, std::uint64_t seed) {
+  static std::unique_ptr<Group> group;
+  static std::string current;
+  if (current != name || group == nullptr) {
+    group.reset();
+    group = std::make_unique<Group>(c, seed);
+    current = name;
+  }
+  return *group;
+}
+
+void matmul_row(benchmark::State& state, const std::string& group_name, const Case& c,
+                const Implementation& implementation, int threads, std::uint64_t seed) {
+  try {
+    Group& group = current_group(group_name, c, seed);
+    Group::Contestant& contestant = group.get(implementation, threads);
+    const std::string& verdict = contestant.verdict[threads];
+    if (!verdict.empty()) throw std::runtime_error(verdict);
+
+    const Product& product = *contestant.copies[0];
+    const double m = static_cast<double>(c.m), n = static_cast<double>(c.n), k = static_cast<double>(c.k);
+    const double operations = 2 * m * n * k;
+    const double bytes = product.weight_bytes() + m * k * (c.bf16_x ? 2 : 4) + m * n * 4;
+    const double footprint = std::max(bytes, c.footprint);
+    const double limit = limits().seconds(operations, product.arithmetic(), bytes, footprint, threads);
+
+    // Warm: every copy once where they fit the last-level cache.
+    const std::size_t warm = c.footprint >= kDramFootprint ? 2 : contestant.copies.size();
+    const PinToOneCore pin(threads == 1);
+    const double seconds = time_calls(state, threads, warm, [&] { group.run_next(contestant, threads); });
+
+    state.counters["GBps"] = bytes / seconds * 1e-9;
+    state.counters["GOPS"] = operations / seconds * 1e-9;
+    state.counters["limit_fraction"] = limit / seconds;
+    state.counters["bits_per_weight"] = 8 * product.weight_bytes() / (n * k);
+    state.counters["rel_error"] = contestant.rel_error;
+  } catch (const std::exception& e) {
+    state.SkipWithError(e.what());
+  }
+}
+
+}  // namespace
+
+void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options& options) {
+  struct Shape {
+    index_t n, k;
+  };
+  struct Tier {
+    const char* suffix;
+    double footprint;
+  };
+  const Tier last_level{"/tier:llc", kLastLevelFootprint}, dram{"/tier:dram", kDramFootprint}, warm{"", 0};
+
+  for (const Shape shape : {Shape{4096, 4096}, {11008, 4096}, {4096, 11008}, {768, 768}, {3072, 768}, {768, 3072}})
+    for (const index_t m : {1, 8, 32, 128, 512})
+      for (const std::string& scheme : contestants.schemes)
+        for (const bool bf16_x : {false, true}) {
+          if (bf16_x && scheme != "bf16") continue;
+          std::vector<Tier> tiers{m <= 32 ? last_level : warm};
+          if (m == 1 && shape.n * shape.k > 10000000) tiers.push_back(dram);
+          for (const Tier& tier : tiers) {
+            const Case c{scheme, m, shape.n, shape.k, bf16_x, tier.footprint};
+            const std::string place =
+                "/M:" + std::to_string(m) + "/N:" + std::to_string(shape.n) + "/K:" + std::to_string(shape.k);
+            const std::string head = std::string("matmul/") + (bf16_x ? "bf16-x/" : "") + scheme;
+            const std::string group = head + place + tier.suffix;
+            for (const Implementation& implementation : contestants.implementations) {
+              if (!implementation.serves(scheme, m, shape.n, shape.k, bf16_x)) continue;
+              for (int threads = 1; threads <= options.max_threads; ++threads)
+                suite.add(
+                    head + "/" + implementation.name + place + "/threads:" + std::to_string(threads) + tier.suffix,
+                    group, [=, seed = options.seed](benchmark::State& state) {
+                      matmul_row(state, group, c, implementation, threads, seed);
+                    });
+            }
+          }
+        }
+}
+
+}  // namespace bench

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// blockpack behind the suite's interface, through the public API: an operator over a row format. Included once with
+/// the compiled backend and once with the headers alone.
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "blockpack/core/dense.hpp"
+#include "product.hpp"
+
+namespace bench {
+namespace {
+
+template <class F>
+class RowProduct final : public Product {
+ public:
+  using Operator = blockpack::RowMatrix<F>;
+
+  RowProduct(const Weights& w, const F& format)
+      : first_(std::make_shared<Operator>(Operator::encode(blockpack::MatrixView<const float>(w.data, w.n, w.k), format,
+                                                           {}, blockpack::PackPolicy::ahead()))),
+        op_(*first_) {}
+
+  void run(const Tokens& x, float* y, int threads) override {
+    how_.execution.threads = threads;
+    const blockpack::MatrixView<float> result(y, x.m, op_.out_features());
+    if (x.bf16 != nullptr)
+      op_.apply(blockpack::MatrixView<const blockpack::bf16>(reinterpret_cast<const blockpack::bf16*>(x.bf16), x.m,
+                                                             op_.in_features()),
+                result, how_);
+    else
+      op_.apply(blockpack::MatrixView<const float>(x.f32, x.m, op_.in_features()), result, how_);
+  }
+
+  std::unique_ptr<Product> copy() const override {
+    std::vector<blockpack::Section> sections = first_->sections();
+    for (blockpack::Section& s : sections) {
+      auto bytes = blockpack::AlignedBuffer<std::byte>::uninitialized(static_cast<index_t>(s.data.bytes.size()));
+      std::copy(s.data.bytes.begin(), s.data.bytes.end(), bytes.begin());
+      s.data = blockpack::SharedBytes(std::move(bytes));
+    }
+    auto op = Operator::from_sections(first_->shape(), first_->parameters(), sections, blockpack::PackPolicy::ahead());
+    if (op.packed_bytes() != 0) op.release_stored();  // memory: only the packed form is read
+    return std::unique_ptr<Product>(new RowProduct(first_, std::move(op)));
+  }
+
+  double weight_bytes() const override { return static_cast<double>(first_->storage_bytes()); }
+  void decode_row(index_t row, float* dst) const override {
+    first_->decode_rows(std::span(&row, 1), blockpack::MatrixView<float>(dst, 1, op_.in_features()));
+  }
+  Arithmetic arithmetic() const override {
+    switch (blockpack::resolve(blockpack::Activations::automatic,
+                               blockpack::bits_per_weight(first_->parameters(), op_.in_features()),
+                               blockpack::active_isa())) {
+      case blockpack::Activations::int8:
+        return Arithmetic::int8;
+      case blockpack::Activations::bf16:
+        return Arithmetic::bf16;
+      default:
+        return Arithmetic::f32;
+    }
+  }
+
+ private:
+  RowProduct(std::shared_ptr<const Operator> first, Operator op) : first_(std::move(first)), op_(std::move(op)) {}
+
+  std::shared_ptr<const Operator> first_;  // holds the stored form for decode_row
+  Operator op_;
+  blockpack::ApplyOptions how_;
+};
+
+template <class F>
+std::unique_ptr<Product> make_row_product(const Request& r) {
+  return std::make_unique<RowProduct<F>>(r.weights, F{});
+}
+
+}  // namespace
+}  // namespace bench

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// One matrix product as the suite sees it: weights prepared once, then y = x · Wᵀ run many times. Every
+/// implementation, ours and the peers', stands behind this interface. It names no type of blockpack: an implementation
+/// built from the headers alone lives in another inline namespace.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+using index_t = std::ptrdiff_t;
+
+/// The arithmetic of a product: what its results are held to, and which peak its roofline uses.
+enum class Arithmetic : std::uint8_t { f32, bf16, int8 };
+
+/// W [n, k] in float32, row-major and contiguous. Outlives every product made of it.
+struct Weights {
+  const float* data = nullptr;
+  index_t n = 0;
+  index_t k = 0;
+};
+
+/// x [m, k], contiguous: float32, or bf16 bit patterns in the rows of `matmul/bf16-x`.
+struct Tokens {
+  index_t m = 0;
+  const float* f32 = nullptr;
+  const std::uint16_t* bf16 = nullptr;  ///< set in place of f32
+};
+
+class Product {
+ public:
+  virtual ~Product() = default;
+
+  /// y [m, n] float32, contiguous, on so many threads. The time of this call is what the suite reports.
+  virtual void run(const Tokens& x, float* y, int threads) = 0;
+
+  /// The same weights in memory of their own: GEMV rows rotate through several copies.
+  virtual std::unique_ptr<Product> copy() const = 0;
+
+  /// Bytes of weights that one call has to read.
+  virtual double weight_bytes() const = 0;
+
+  /// The row of the dense matrix that the prepared weights stand for.
+  virtual void decode_row(index_t row, float* dst) const = 0;
+
+  virtual Arithmetic arithmetic() const = 0;
+};
+
+/// What a row of the table asks for.
+struct Request {
+  std::string scheme;  ///< of the weights: f32, bf16, int8-row, mxfp4 …
+  Weights weights;
+  index_t m = 0;
+  bool bf16_x = false;  ///< x comes as bf16
+};
+
+struct Implementation {
+  std::string name;
+  bool (*serves)(const std::string& scheme, index_t m, index_t n, index_t k, bool bf16_x) = nullptr;
+  std::unique_ptr<Product> (*prepare)(const Request& request) = nullptr;
+};
+
+/// Name and version of a linked library, for the JSON context.
+struct Peer {
+  std::string name;
+  std::string version;
+};
+
+/// Everything that was linked: blockpack first.
+struct Contestants {
+  std::vector<std::string> schemes;  ///< of the matmul rows, each once
+  std::vector<Implementation> implementations;
+  std::vector<Peer> peers;
+};
+
+void add_blockpack(Contestants& all);
+void add_headers(Contestants& all);
+void add_onednn(Contestants& all);
+void add_openblas(Contestants& all);
+void add_eigen(Contestants& all);
+void add_libxsmm(Contestants& all);
+
+}  // namespace bench
