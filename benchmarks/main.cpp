@@ -99,9 +99,7 @@ int run(int argc, char** argv) {
 
   bench::Contestants contestants;
   bench::add_blockpack(contestants);
-#if defined(BENCH_WITH_HEADERS)
   bench::add_headers(contestants);
-#endif
 #if defined(BENCH_WITH_ONEDNN)
   bench::add_onednn(contestants);
 #endif
