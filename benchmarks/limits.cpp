@@ -11,11 +11,11 @@
 
 #if defined(__linux__)
 #include <sched.h>
-#include <sys/mman.h>
 #endif
 
 #include "blockpack/core/isa.hpp"
 #include "kernels/limit_loops.hpp"
+#include "large_buffer.hpp"
 #include "stopwatch.hpp"
 #include "suite.hpp"
 
@@ -24,34 +24,16 @@ namespace {
 
 constexpr auto kRemember = std::chrono::milliseconds(300);
 
-/// Zero-free memory on large pages where the system gives them, so that the limit is not one of the address cache.
-class Memory {
- public:
-  const unsigned char* at_least(std::size_t bytes) {
-    if (bytes <= bytes_) return data_;
-    release();
-    bytes_ = (bytes + kPage - 1) / kPage * kPage;
-    data_ = static_cast<unsigned char*>(std::aligned_alloc(kPage, bytes_));
-    if (data_ == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
-    std::memset(data_, 0x5a, bytes_);
-    return data_;
+/// Memory without zeros, kept for the next measurement.
+const unsigned char* read_memory(std::size_t bytes) {
+  static LargeBuffer<unsigned char> kept;
+  if (kept.size_bytes() < bytes) {
+    kept = LargeBuffer<unsigned char>();
+    kept = LargeBuffer<unsigned char>(static_cast<index_t>(bytes));
+    std::memset(kept.data(), 0x5a, bytes);
   }
-  ~Memory() { release(); }
-
- private:
-  static constexpr std::size_t kPage = std::size_t{2} << 20;
-  void release() {
-    std::free(data_);
-    data_ = nullptr;
-    bytes_ = 0;
-  }
-  unsigned char* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
-Memory read_memory;
+  return kept.data();
+}
 
 /// Runs f(thread) on so many threads that start together; seconds until the last is done.
 template <class F>
@@ -136,7 +118,7 @@ ReadRate Limits::measure_read(double footprint_bytes, int threads, int streams) 
   const auto read = best_reader();
   const std::size_t part =
       std::max<std::size_t>(kUnit, static_cast<std::size_t>(footprint_bytes / threads) / kUnit * kUnit);
-  const unsigned char* data = read_memory.at_least(part * static_cast<std::size_t>(threads));
+  const unsigned char* data = read_memory(part * static_cast<std::size_t>(threads));
   // A footprint beyond the caches is read in turns, a slice each time.
   static std::size_t turn = 0;
   const std::size_t slices = std::max<std::size_t>(1, static_cast<std::size_t>(footprint_bytes / 200e6));

@@ -11,9 +11,9 @@
 #include <map>
 #include <stdexcept>
 
-#include "blockpack/core/buffer.hpp"
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/scalar.hpp"
+#include "large_buffer.hpp"
 #include "limits.hpp"
 #include "stopwatch.hpp"
 #include "suite.hpp"
@@ -21,7 +21,8 @@
 namespace bench {
 namespace {
 
-using blockpack::AlignedBuffer;
+/// One copy of weights larger than this does not stay in the last-level cache: the row belongs to memory.
+constexpr double kLastLevelLargest = 100e6;
 
 struct Case {
   std::string scheme;
@@ -46,12 +47,12 @@ double dot(const float* a, const float* b, index_t k) {
 }
 
 /// W of one shape; the newest is kept, for many groups share it.
-const AlignedBuffer<float>& weights_of(index_t n, index_t k, std::uint64_t seed) {
-  static AlignedBuffer<float> kept;
+const LargeBuffer<float>& weights_of(index_t n, index_t k, std::uint64_t seed) {
+  static LargeBuffer<float> kept;
   static index_t kept_n = 0, kept_k = 0;
   if (kept_n != n || kept_k != k) {
-    kept = AlignedBuffer<float>();
-    kept = AlignedBuffer<float>::uninitialized(n * k);
+    kept = LargeBuffer<float>();
+    kept = LargeBuffer<float>(n * k);
     blockpack::fill_weights(blockpack::MatrixView<float>(kept.data(), n, k), seed);
     kept_n = n;
     kept_k = k;
@@ -63,18 +64,18 @@ const AlignedBuffer<float>& weights_of(index_t n, index_t k, std::uint64_t seed)
 class Group {
  public:
   Group(const Case& c, std::uint64_t seed) : case_(c), w_(weights_of(c.n, c.k, seed)) {
-    x_ = AlignedBuffer<float>::uninitialized(c.m * c.k);
+    x_ = LargeBuffer<float>(c.m * c.k);
     // Activations have outlier channels too: the same look, wider.
     blockpack::fill_weights(blockpack::MatrixView<float>(x_.data(), c.m, c.k), seed + 1, 0, {1.0f});
     if (c.bf16_x) {
-      x16_ = AlignedBuffer<std::uint16_t>::uninitialized(x_.size());
+      x16_ = LargeBuffer<std::uint16_t>(x_.size());
       for (index_t i = 0; i < x_.size(); ++i) {
         const blockpack::bf16 v(x_[i]);
         std::memcpy(&x16_[i], &v, 2);
         x_[i] = static_cast<float>(v);  // the reference sees what the contestants see
       }
     }
-    y_ = AlignedBuffer<float>(c.m * c.n);
+    y_ = LargeBuffer<float>(c.m * c.n);
   }
 
   struct Contestant {
@@ -91,7 +92,8 @@ class Group {
       const Request request{case_.scheme, {w_.data(), case_.n, case_.k}, case_.m, case_.bf16_x};
       c.copies.push_back(implementation.prepare(request));
       const double bytes = c.copies[0]->weight_bytes();
-      const auto count = case_.footprint == 0 ? 1 : static_cast<std::size_t>(std::ceil(case_.footprint / bytes));
+      const auto count =
+          case_.footprint == 0 ? 1 : std::max<std::size_t>(1, static_cast<std::size_t>(case_.footprint / bytes));
       while (c.copies.size() < count) c.copies.push_back(c.copies[0]->copy());
     }
     if (!c.verdict.contains(threads)) c.verdict[threads] = check(c, threads);
@@ -144,10 +146,10 @@ class Group {
   }
 
   Case case_;
-  const AlignedBuffer<float>& w_;
-  AlignedBuffer<float> x_;
-  AlignedBuffer<std::uint16_t> x16_;
-  AlignedBuffer<float> y_;
+  const LargeBuffer<float>& w_;
+  LargeBuffer<float> x_;
+  LargeBuffer<std::uint16_t> x16_;
+  LargeBuffer<float> y_;
   std::map<std::string, Contestant> contestants_;
 };
 
@@ -175,7 +177,7 @@ void matmul_row(benchmark::State& state, const std::string& group_name, const Ca
     const double m = static_cast<double>(c.m), n = static_cast<double>(c.n), k = static_cast<double>(c.k);
     const double operations = 2 * m * n * k;
     const double bytes = product.weight_bytes() + m * k * (c.bf16_x ? 2 : 4) + m * n * 4;
-    const double footprint = std::max(bytes, c.footprint);
+    const double footprint = static_cast<double>(contestant.copies.size()) * product.weight_bytes();
     const double limit = limits().seconds(operations, product.arithmetic(), bytes, footprint, threads);
 
     // Warm: every copy three times where they fit the last-level cache, for one pass need not displace what was there.
@@ -210,8 +212,11 @@ void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options
       for (const std::string& scheme : contestants.schemes)
         for (const bool bf16_x : {false, true}) {
           if (bf16_x && scheme != "bf16") continue;
-          std::vector<Tier> tiers{m <= 32 ? last_level : warm};
-          if (m == 1 && shape.n * shape.k > 10000000) tiers.push_back(dram);
+          const double bytes = (scheme == "f32" ? 4.0 : 2.0) * static_cast<double>(shape.n * shape.k);
+          std::vector<Tier> tiers;
+          if (m > 32) tiers.push_back(warm);
+          if (m <= 32 && bytes <= kLastLevelLargest) tiers.push_back(last_level);
+          if (m <= 32 && (bytes > kLastLevelLargest || (m == 1 && bytes > 30e6))) tiers.push_back(dram);
           for (const Tier& tier : tiers) {
             const Case c{scheme, m, shape.n, shape.k, bf16_x, tier.footprint};
             const std::string place =

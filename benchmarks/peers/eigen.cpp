@@ -2,7 +2,7 @@
 // Eigen: the product a user would write, float32, weights as they are.
 #include <algorithm>
 
-#include "blockpack/core/buffer.hpp"
+#include "large_buffer.hpp"
 #include "peers/eigen_product.hpp"
 #include "product.hpp"
 
@@ -11,8 +11,7 @@ namespace {
 
 class EigenProduct final : public Product {
  public:
-  explicit EigenProduct(const Weights& w)
-      : n_(w.n), k_(w.k), w_(blockpack::AlignedBuffer<float>::uninitialized(w.n * w.k)) {
+  explicit EigenProduct(const Weights& w) : n_(w.n), k_(w.k), w_(LargeBuffer<float>(w.n * w.k)) {
     std::copy_n(w.data, w.n * w.k, w_.data());
   }
   void run(const Tokens& x, float* y, int threads) override {
@@ -25,7 +24,7 @@ class EigenProduct final : public Product {
 
  private:
   index_t n_, k_;
-  blockpack::AlignedBuffer<float> w_;
+  LargeBuffer<float> w_;
 };
 
 }  // namespace

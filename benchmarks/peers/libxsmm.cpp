@@ -8,7 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "blockpack/core/buffer.hpp"
+#include "large_buffer.hpp"
 #include "product.hpp"
 
 namespace bench {
@@ -19,21 +19,13 @@ constexpr index_t kBlock = 64;
 class LibxsmmProduct final : public Product {
  public:
   LibxsmmProduct(const Weights& w, index_t m)
-      : n_(w.n),
-        k_(w.k),
-        m_(m),
-        w_(blockpack::AlignedBuffer<float>::uninitialized(w.n * w.k)),
-        x_(blockpack::AlignedBuffer<float>::uninitialized(m * w.k)) {
+      : n_(w.n), k_(w.k), m_(m), w_(LargeBuffer<float>(w.n * w.k)), x_(LargeBuffer<float>(m * w.k)) {
     for (index_t j = 0; j < n_; ++j)
       for (index_t i = 0; i < k_; ++i) w_[place(j, i)] = w.data[j * k_ + i];
     dispatch();
   }
   LibxsmmProduct(const LibxsmmProduct& other)
-      : n_(other.n_),
-        k_(other.k_),
-        m_(other.m_),
-        w_(blockpack::AlignedBuffer<float>::uninitialized(n_ * k_)),
-        x_(blockpack::AlignedBuffer<float>::uninitialized(m_ * k_)) {
+      : n_(other.n_), k_(other.k_), m_(other.m_), w_(LargeBuffer<float>(n_ * k_)), x_(LargeBuffer<float>(m_ * k_)) {
     std::copy(other.w_.begin(), other.w_.end(), w_.begin());
     dispatch();
   }
@@ -78,7 +70,7 @@ class LibxsmmProduct final : public Product {
   }
 
   index_t n_, k_, m_;
-  blockpack::AlignedBuffer<float> w_, x_;
+  LargeBuffer<float> w_, x_;
   libxsmm_smmfunction_reducebatch_strd kernel_ = nullptr;
 };
 

@@ -13,7 +13,7 @@
 #include <cmath>
 #include <map>
 
-#include "blockpack/core/buffer.hpp"
+#include "large_buffer.hpp"
 #include "product.hpp"
 
 namespace bench {
@@ -124,7 +124,7 @@ class OnednnProduct final : public Product {
   Arithmetic arithmetic() const override { return arithmetic_; }
 
  private:
-  using Codes = blockpack::AlignedBuffer<std::int8_t>;
+  using Codes = LargeBuffer<std::int8_t>;
 
   OnednnProduct(const OnednnProduct& other)
       : n_(other.n_),
@@ -140,6 +140,7 @@ class OnednnProduct final : public Product {
   struct Prepared {
     dnnl::matmul product;
     dnnl::reorder convert;
+    LargeBuffer<char> storage;
     memory x_f32, x, w, y, scale_w;
     std::unordered_map<int, memory> arguments;
   };
@@ -149,7 +150,7 @@ class OnednnProduct final : public Product {
   }
 
   void quantize_weights() {
-    auto codes = blockpack::AlignedBuffer<std::int8_t>::uninitialized(n_ * k_);
+    auto codes = LargeBuffer<std::int8_t>(n_ * k_);
     scales_.resize(static_cast<std::size_t>(n_));
     token_scales_.resize(static_cast<std::size_t>(m_));
     for (index_t j = 0; j < n_; ++j) {
@@ -202,7 +203,8 @@ class OnednnProduct final : public Product {
     for (const auto& [other, q] : prepared_)
       if (other != threads && q.w && q.w.get_desc() == plan.weights_desc()) p.w = q.w;
     if (!p.w) {
-      p.w = memory(plan.weights_desc(), engine());
+      p.storage = LargeBuffer<char>(static_cast<index_t>(plan.weights_desc().get_size()));
+      p.w = memory(plan.weights_desc(), engine(), p.storage.data());
       const bool int8 = arithmetic_ == Arithmetic::int8;
       void* source = int8 ? static_cast<void*>(codes_->data()) : const_cast<float*>(w_);
       memory plain({{k_, n_}, int8 ? Type::s8 : Type::f32, Tag::ba}, engine(), source);

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "blockpack/core/buffer.hpp"
+#include "large_buffer.hpp"
 #include "product.hpp"
 
 namespace bench {
@@ -12,8 +12,7 @@ namespace {
 
 class OpenblasProduct final : public Product {
  public:
-  explicit OpenblasProduct(const Weights& w)
-      : n_(w.n), k_(w.k), w_(blockpack::AlignedBuffer<float>::uninitialized(w.n * w.k)) {
+  explicit OpenblasProduct(const Weights& w) : n_(w.n), k_(w.k), w_(LargeBuffer<float>(w.n * w.k)) {
     std::copy_n(w.data, w.n * w.k, w_.data());
   }
 
@@ -34,7 +33,7 @@ class OpenblasProduct final : public Product {
 
  private:
   index_t n_, k_;
-  blockpack::AlignedBuffer<float> w_;
+  LargeBuffer<float> w_;
 };
 
 }  // namespace
