@@ -273,6 +273,8 @@ TEST_CASE("field entropies of bf16 and fp16 by hand", "[entropy]") {
   CHECK(h.joint == Approx(2.0).epsilon(1e-14));
   CHECK(h.distinct_exponents == 2);
   CHECK(h.exponent_counts[127] == 3);
+  CHECK(h.exponent_coverage(1) == 0.75);
+  CHECK(h.exponent_coverage(0) == 0.0);
   CHECK(h.field_sum() == h.sign + h.exponent + h.mantissa);
   const FieldEntropies f = field_entropies(block_of(rounded<fp16>({1.0f, -1.0f, 1.5f, 2.0f})));
   CHECK(f.exponent_counts[15] == 3);
@@ -297,4 +299,6 @@ TEST_CASE("field entropies of normal weights are the tabulated ones", "[entropy]
   CHECK(h.mantissa == Approx(6.971).margin(0.001));
   CHECK(h.field_sum() == Approx(10.517).margin(0.002));
   CHECK(h.joint == Approx(10.463).margin(0.002));
+  CHECK(h.exponent_coverage(7) == Approx(0.9787).margin(0.0003));
+  CHECK(h.exponent_coverage(15) == Approx(0.99984).margin(0.00003));
 }

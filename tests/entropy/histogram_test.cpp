@@ -124,5 +124,5 @@ TEST_CASE("histograms refuse bad data and options", "[entropy]") {
   options.range = ValueRange{0, std::numeric_limits<double>::quiet_NaN()};
   CHECK_THROWS_AS(histogram(view, options), ValueError);
   x[3] = std::numeric_limits<float>::infinity();
-  CHECK_THROWS_WITH(histogram(view), "histogram: the data are not finite at row 1, column 1");
+  CHECK_THROWS_WITH(histogram(view), "histogram: matrix 0 is not finite at row 1, column 1");
 }

@@ -32,6 +32,8 @@ TEST_CASE("normalised scores lie in [0, 1] and are zero when all are equal", "[e
   const std::vector<double> with_nan = normalised_scores(std::vector<double>{kNaN, 4, 2});
   CHECK(std::isnan(with_nan[0]));
   CHECK(with_nan[1] == 1.0);
+  const double inf = std::numeric_limits<double>::infinity();
+  CHECK(normalised_scores(std::vector<double>{-inf, 1, 3, inf}) == std::vector<double>{0, 0, 1, 1});
 }
 
 TEST_CASE("the published block entropies give the published removed sets", "[entropy]") {

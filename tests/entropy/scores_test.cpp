@@ -27,8 +27,9 @@ TEST_CASE("every scorer has a name of its own, and only kurtosis and the pooled 
     CHECK((scorer_info(scorer).remove_first == RemoveFirst::high) == high);
     CHECK(scorer_info(scorer).needs_activations == (scorer >= Scorer::block_influence));
   }
-  CHECK(names.size() == 14);
+  CHECK(names.size() == 15);
   CHECK(scorer_info(Scorer::nepenthe).name == "nepenthe");
+  CHECK(scorer_info(Scorer::histogram_entropy).name == "histogram_entropy");
   CHECK(scorer_info(Scorer::abs_std).name == "abs_std");
 }
 
@@ -45,6 +46,9 @@ TEST_CASE("block scores are the figures of each block", "[entropy]") {
   CHECK(block_scores(blocks, Scorer::abs_std)[1] == s.abs_std());
   CHECK(block_scores(blocks, Scorer::kurtosis)[1] == s.kurtosis_excess);
   CHECK(block_scores(blocks, Scorer::gaussian_entropy)[1] == gaussian_entropy(s.std_dev()));
+  HistogramOptions bins;
+  bins.bins = 256;
+  CHECK(block_scores(blocks, Scorer::histogram_entropy)[1] == histogram(blocks[1], bins).entropy().plug_in);
   CHECK(block_scores(blocks, Scorer::pooled_entropy_gap)[1] == pooled_entropy_gap(blocks)(0, 1));
   CHECK_THROWS_WITH(block_scores(blocks, Scorer::block_influence),
                     "block_scores: block_influence needs activations; call the function of that name");

@@ -7,8 +7,10 @@
 ///
 /// Joint figures are biased low when n is not far above 65,536: compare tensors of similar size.
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +33,18 @@ struct FieldEntropies {
   int distinct_exponents = 0;
 
   double field_sum() const noexcept { return sign + exponent + mantissa; }
+
+  /// Share of the values whose exponent is among the k most frequent ones; 1 for no values.
+  double exponent_coverage(int k) const {
+    std::array<std::uint64_t, 256> sorted = exponent_counts;
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    std::uint64_t covered = 0, all = 0;
+    for (std::size_t e = 0; e < sorted.size(); ++e) {
+      all += sorted[e];
+      if (static_cast<int>(e) < k) covered += sorted[e];
+    }
+    return all == 0 ? 1.0 : static_cast<double>(covered) / static_cast<double>(all);
+  }
 };
 
 /// From 65,536 counts of bit patterns (`code_counts`). ShapeError for another size, ValueError for f32.

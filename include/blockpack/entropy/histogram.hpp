@@ -64,20 +64,21 @@ struct Histogram {
 
 namespace detail {
 
-/// Values of a view as floats, in order. ValueError with row and column of the first NaN or infinity.
-inline std::vector<float> finite_values(const char* function, const WeightView& view) {
+/// Values of a block as floats, in order. ValueError with the place of the first NaN or infinity.
+inline std::vector<float> finite_values(const char* function, const WeightBlock& block) {
   std::vector<float> values;
-  values.reserve(static_cast<std::size_t>(view.size()));
-  view.visit([&](auto w) {
-    for (index_t i = 0; i < w.rows(); ++i)
-      for (index_t j = 0; j < w.cols(); ++j) {
-        const float v = static_cast<float>(w.row_data(i)[j]);
-        if (!std::isfinite(v))
-          throw ValueError(std::string(function) + ": the data are not finite at row " + std::to_string(i) +
-                           ", column " + std::to_string(j));
-        values.push_back(v);
-      }
-  });
+  values.reserve(static_cast<std::size_t>(block.size()));
+  for (std::size_t m = 0; m < block.matrices.size(); ++m)
+    block.matrices[m].visit([&](auto w) {
+      for (index_t i = 0; i < w.rows(); ++i)
+        for (index_t j = 0; j < w.cols(); ++j) {
+          const float v = static_cast<float>(w.row_data(i)[j]);
+          if (!std::isfinite(v))
+            throw ValueError(std::string(function) + ": matrix " + std::to_string(m) + " is not finite at row " +
+                             std::to_string(i) + ", column " + std::to_string(j));
+          values.push_back(v);
+        }
+    });
   return values;
 }
 
@@ -137,11 +138,11 @@ inline double bin_width(BinRule rule, std::span<float> values) {
 
 }  // namespace detail
 
-/// Histogram of all weights of a view.
+/// Histogram of all weights of a block (a view is a block of one matrix).
 ///
 /// Errors: ValueError on NaN or infinity, bins < 0, max_bins < 1 or a range that is not low <= high.
 /// Cost:   4 bytes of scratch memory a value; counting in parallel, the counts do not depend on the threads.
-inline Histogram histogram(const WeightView& view, const HistogramOptions& options = {}, const Execution& how = {}) {
+inline Histogram histogram(const WeightBlock& block, const HistogramOptions& options = {}, const Execution& how = {}) {
   if (options.bins < 0 || options.max_bins < 1)
     throw ValueError("histogram: bins = " + std::to_string(options.bins) +
                      ", max_bins = " + std::to_string(options.max_bins) + "; bins >= 0 and max_bins >= 1 needed");
@@ -149,7 +150,7 @@ inline Histogram histogram(const WeightView& view, const HistogramOptions& optio
                          std::isfinite(options.range->high)))
     throw ValueError("histogram: range is " + std::to_string(options.range->low) + " to " +
                      std::to_string(options.range->high) + ", finite numbers low <= high needed");
-  std::vector<float> values = detail::finite_values("histogram", view);
+  std::vector<float> values = detail::finite_values("histogram", block);
 
   Histogram h;
   h.range = {0, 1};

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <string>
@@ -41,19 +42,20 @@ inline std::vector<index_t> removal_ranks(std::span<const double> scores, Remove
   return ranks;
 }
 
-/// (s - min) / (max - min), for display; zeros when all scores are equal. NaN stays NaN and does not count.
+/// (s - min) / (max - min), for display, with min and max over the finite scores; zeros when all are equal. Infinities
+/// become 0 and 1, NaN stays NaN.
 inline std::vector<double> normalised_scores(std::span<const double> scores) {
-  double low = 0, high = 0;
-  bool any = false;
+  double low = std::numeric_limits<double>::infinity(), high = -low;
   for (const double s : scores) {
-    if (std::isnan(s)) continue;
-    low = any ? std::min(low, s) : s;
-    high = any ? std::max(high, s) : s;
-    any = true;
+    if (!std::isfinite(s)) continue;
+    low = std::min(low, s);
+    high = std::max(high, s);
   }
   std::vector<double> result(scores.begin(), scores.end());
-  for (double& s : result)
-    if (!std::isnan(s)) s = high > low ? (s - low) / (high - low) : 0.0;
+  for (double& s : result) {
+    if (std::isnan(s)) continue;
+    s = std::isinf(s) ? (s > 0 ? 1.0 : 0.0) : (high > low ? (s - low) / (high - low) : 0.0);
+  }
   return result;
 }
 

@@ -32,6 +32,7 @@
 #include "blockpack/core/view.hpp"
 #include "blockpack/entropy/estimators.hpp"
 #include "blockpack/entropy/gardener.hpp"
+#include "blockpack/entropy/histogram.hpp"
 #include "blockpack/entropy/plan.hpp"
 #include "blockpack/entropy/statistics.hpp"
 
@@ -47,6 +48,7 @@ enum class Scorer : std::uint8_t {
   abs_std,
   kurtosis,
   gaussian_entropy,
+  histogram_entropy,
   pooled_entropy_gap,
   block_influence,
   angular_distance,
@@ -71,6 +73,7 @@ constexpr ScorerInfo scorer_info(Scorer scorer) noexcept {
                                   {"abs_std", RemoveFirst::low, false},
                                   {"kurtosis", RemoveFirst::high, false},
                                   {"gaussian_entropy", RemoveFirst::low, false},
+                                  {"histogram_entropy", RemoveFirst::low, false},
                                   {"pooled_entropy_gap", RemoveFirst::high, false},
                                   {"block_influence", RemoveFirst::low, true},
                                   {"angular_distance", RemoveFirst::low, true},
@@ -91,6 +94,7 @@ void for_each_block(std::span<const WeightBlock> blocks, const Execution& how, c
   if (n > 1 && largest < 2 * kWeightsPerTask) {
     Execution inside;
     inside.threads = 1;
+    inside.isa = how.isa;
     inside.stop = how.stop;
     parallel_for(how, n, [&](index_t i) { f(i, inside); });
     how.report(1.0);
@@ -170,7 +174,8 @@ inline PooledEntropyGap pooled_entropy_gap(std::span<const WeightBlock> blocks, 
   return gap;
 }
 
-/// One figure per block from the weights alone. ValueError for a scorer that needs activations.
+/// One figure per block from the weights alone. ValueError for a scorer that needs activations, and from
+/// histogram_entropy for weights that are not finite. Cost: that of the function behind the scorer.
 inline std::vector<double> block_scores(std::span<const WeightBlock> blocks, Scorer scorer, const ValueGrid& grid = {},
                                         const Execution& how = {}) {
   if (scorer_info(scorer).needs_activations)
@@ -185,6 +190,12 @@ inline std::vector<double> block_scores(std::span<const WeightBlock> blocks, Sco
   }
   detail::for_each_block(blocks, how, [&](index_t i, const Execution& inside) {
     const auto k = static_cast<std::size_t>(i);
+    if (scorer == Scorer::histogram_entropy) {
+      HistogramOptions options;
+      options.bins = 256;
+      scores[k] = histogram(blocks[k], options, inside).entropy().plug_in;
+      return;
+    }
     const WeightStatistics s = weight_statistics(blocks[k], inside);
     switch (scorer) {
       case Scorer::value_entropy:
