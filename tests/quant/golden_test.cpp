@@ -9,6 +9,7 @@
 
 #include "blockpack/quant.hpp"
 #include "quant/golden.hpp"
+#include "quant/rows.hpp"
 #include "support/catch.hpp"
 
 namespace {
@@ -61,27 +62,11 @@ std::vector<Case> cases_of(const std::string& algorithm) {
   return cases;
 }
 
-/// The matrix decoded from the rows `encode_rows` wrote.
 template <class Format>
 std::vector<float> through_rows(const Format& format, MatrixView<const float> w, NonFinite policy) {
-  std::vector<std::vector<std::byte>> sections;
-  std::vector<std::byte*> dst;
-  for (const SectionSpec& s : format.sections(w.cols()))
-    sections.emplace_back(static_cast<std::size_t>(s.bytes_per_row * w.rows()));
-  for (auto& s : sections) dst.push_back(s.data());
   EncodeOptions options;
   options.non_finite = policy;
-  encode_rows(format, w, 0, dst, options);
-  std::vector<float> decoded(static_cast<std::size_t>(w.rows() * w.cols()));
-  for (index_t r = 0; r < w.rows(); ++r) {
-    std::vector<const std::byte*> src;
-    const auto specs = format.sections(w.cols());
-    for (std::size_t s = 0; s < specs.size(); ++s) src.push_back(sections[s].data() + r * specs[s].bytes_per_row);
-    format.decode_row(
-        src, w.cols(), 0,
-        std::span<float>(decoded).subspan(static_cast<std::size_t>(r * w.cols()), static_cast<std::size_t>(w.cols())));
-  }
-  return decoded;
+  return test::decode_matrix(format, test::encode_matrix(format, w, options), w.shape());
 }
 
 bool same_value(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }

@@ -88,8 +88,9 @@ struct Bfp {
           rounding == Rounding::stochastic ? detail::random_bits24(seed, row, col + static_cast<index_t>(i)) : 0;
       const std::int32_t m = detail::round_to_steps(values[i], step, rounding, random);
       codes[i] = m > limit ? limit : (m < -limit ? -limit : m);
+      // Exponent 254 has no lower code: it would be -2^128.
       // One lower when |x/step + limit + 1| <= |x/step + limit|, that is x/step <= -(limit + 1/2): in half steps.
-      if (asymmetric && codes[i] == -limit &&
+      if (asymmetric && exponent < 254 && codes[i] == -limit &&
           detail::round_to_steps(values[i], step - 1, Rounding::toward_zero) <= -(2 * limit + 1))
         codes[i] = -limit - 1;
     }

@@ -112,7 +112,7 @@ struct GroupInt {
       p.scale = scale < 0.0f ? -overflow : overflow;
       return p;
     }
-    p.scale = scale;
+    p.scale = scale == 0.0f ? 0.0f : scale;  // no -0: the codes of 0 decode to +0
     if (grid == GroupGrid::asymmetric) p.zero_point = zero_of(p.low, scale);
     return p;
   }
@@ -162,7 +162,7 @@ struct GroupInt {
       case GroupGrid::signed_max: {
         bool negative = -low > high;
         if (-low == high && low < 0.0f) negative = first_is_negative(values, high);
-        p.scale = (negative ? -magnitude : magnitude) / -static_cast<float>(half);
+        p.scale = (negative ? magnitude : -magnitude) / static_cast<float>(half);
         return p;
       }
       case GroupGrid::max_abs:

@@ -64,7 +64,8 @@ constexpr const MxElementSpec& spec_of(MxElement element) noexcept {
 ///
 ///     code of v = element nearest to v * 2^-Es, saturated to the largest one;  decoded = element * 2^Es
 ///
-/// The scale byte is Es + 127, at least 0; 255 is NaN. A block of zeros stores scale 0 and codes 0. A negative value
+/// The scale byte is Es + 127 with -127 <= Es <= 127 - emax, so that what is encoded decodes to a finite float; 255 is
+/// NaN. A block of zeros stores scale 0 and codes 0. A negative value
 /// that rounds to zero keeps its sign in the float elements. Everything is exact arithmetic on bits. Under `saturate`
 /// infinity is the largest float; under `propagate` a NaN or infinity makes the scale 255 and the block NaN, codes 0.
 struct Mx {
@@ -200,8 +201,10 @@ struct Mx {
                                                          MxElement::int4};
 
  private:
-  static constexpr int clamp_scale(int exponent) noexcept {
-    return exponent < -127 ? -127 : (exponent > 127 ? 127 : exponent);
+  /// Es within E8M0, and so low that the largest element decodes to a finite float.
+  int clamp_scale(int exponent) const noexcept {
+    const int highest = 127 - spec().max_exponent;
+    return exponent < -127 ? -127 : (exponent > highest ? highest : exponent);
   }
   static constexpr std::uint8_t to_byte(int exponent) noexcept { return static_cast<std::uint8_t>(exponent + 127); }
 

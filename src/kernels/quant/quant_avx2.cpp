@@ -84,7 +84,7 @@ struct FixedEncoder {
     limit = _mm256_set1_epi32(static_cast<int>(f.max_code));
     mask = _mm256_set1_epi32((1 << f.bits) - 1);
     below_lowest = _mm256_set1_epi32(static_cast<int>(2 * f.max_code));
-    asymmetric = f.asymmetric;
+    asymmetric = f.asymmetric && scale < 254;  // at 254 it would be -2^128
   }
   __m256i operator()(const float* w) const noexcept {
     const __m256i bits = load_bits(w);
@@ -124,7 +124,7 @@ void encode_row(const float* w, std::size_t cols, const BlockCode& f, std::uint8
       continue;
     }
     std::uint32_t scale = field - f.max_exponent + ((top & 0x007fffffu) > f.max_fraction ? 1 : 0);
-    scale = scale > 254 ? 254 : scale;
+    scale = scale > 254 - f.max_exponent ? 254 - f.max_exponent : scale;
     *scales++ = static_cast<std::uint8_t>(scale);
     const Encoder encoder(f, scale);
     for (std::uint32_t i = 0; i < f.block; i += 16)

@@ -81,7 +81,7 @@ struct FixedEncoder {
     limit = _mm512_set1_epi32(static_cast<int>(f.max_code));
     mask = _mm512_set1_epi32((1 << f.bits) - 1);
     lowest = _mm512_set1_epi32(static_cast<int>(2 * f.max_code + 1));
-    asymmetric = f.asymmetric;
+    asymmetric = f.asymmetric && scale < 254;  // at 254 it would be -2^128
   }
   __m512i operator()(const float* w) const noexcept {
     const __m512i bits = _mm512_loadu_si512(w);
@@ -122,7 +122,7 @@ void encode_row(const float* w, std::size_t cols, const BlockCode& f, std::uint8
       continue;
     }
     std::uint32_t scale = field - f.max_exponent + ((top & 0x007fffffu) > f.max_fraction ? 1 : 0);
-    scale = scale > 254 ? 254 : scale;
+    scale = scale > 254 - f.max_exponent ? 254 - f.max_exponent : scale;
     *scales++ = static_cast<std::uint8_t>(scale);
     const Encoder encoder(f, scale);
     for (std::uint32_t i = 0; i < f.block; i += 16)

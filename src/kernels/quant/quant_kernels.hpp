@@ -22,8 +22,8 @@ struct BlockCode {
   std::uint32_t infinity_code;  ///< magnitude code of infinity, 0x100 where there is none; other codes above
                                 ///< max_code are NaN
   std::uint32_t max_exponent;   ///< the scale byte is the exponent field of the block's maximum less this …
-  std::uint32_t max_fraction;   ///< … plus 1, up to 254, where its fraction is above this
-  bool asymmetric;              ///< fixed: -max_code - 1 is used where it does not grow the error
+  std::uint32_t max_fraction;   ///< … plus 1, up to 254 - max_exponent, where its fraction is above this
+  bool asymmetric;              ///< fixed: below scale byte 254, -max_code - 1 is used where it does not grow the error
   const float* factors;         ///< [256] value of a scale byte times the unit of a code; byte 255 means NaN
   const void* self;             ///< for the two below
   /// The reference for one whole block: encoders call it for blocks that hold NaN or infinity or whose maximum is below
