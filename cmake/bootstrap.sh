@@ -25,7 +25,7 @@ command -v "${CXX:-c++}" >/dev/null || compiler=(g++)
 # shellcheck disable=SC2086
 need $debian_build "${compiler[@]}"
 
-export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
+export CCACHE_NOHASHDIR=1
 say "configure ${build#"$root/"}"
 mkdir -p "$build"
 (cd "$root" && cmake --preset release ${BLOCKPACK_CMAKE_ARGS-}) >"$build/configure.log" 2>&1 ||
