@@ -57,12 +57,16 @@ constexpr Step kSteps[] = {
 #if defined(BLOCKPACK_WITH_NEON)
     {Isa::neon, 0,
      [](KernelTable& t, Features f) {
+       install_dense_neon(t.dense, f);
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_DOT)
     {Isa::neon_dot, 0, [](KernelTable&, Features) {}},
+#endif
+#if defined(BLOCKPACK_WITH_NEON_BF16)
+    {Isa::neon_dot, kArmBf16, [](KernelTable& t, Features f) { install_dense_neon_bf16(t.dense, f); }},
 #endif
 };
 

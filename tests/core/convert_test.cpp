@@ -156,7 +156,7 @@ TEST_CASE("conversions do not read the floating-point environment", "[core][kern
 }
 #endif
 
-TEMPLATE_TEST_CASE("every float there is, on every level", "[core][kernels][slow]", bf16, fp16, fp8_e4m3, fp6_e3m2) {
+TEMPLATE_TEST_CASE("every float there is, on every level", "[core][kernels][slow]", fp16, fp8_e4m3) {
   constexpr std::uint32_t kChunk = 1u << 20;
   std::vector<float> values(kChunk);
   std::vector<TestType> expected(kChunk);
@@ -167,7 +167,7 @@ TEMPLATE_TEST_CASE("every float there is, on every level", "[core][kernels][slow
       expected[i] = TestType(values[i]);
     }
     for (const Isa isa : levels_here()) {
-      if (isa == Isa::scalar) continue;
+      if (isa != Isa::avx2 && isa != Isa::avx512 && isa != Isa::neon) continue;  // those with kernels of their own
       convert(values, got, isa);
       REQUIRE(std::memcmp(got.data(), expected.data(), kChunk * sizeof(TestType)) == 0);
     }

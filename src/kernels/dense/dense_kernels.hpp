@@ -162,6 +162,6 @@ void install_dense_avx512(DenseKernels& k, Features features) noexcept;
 void install_dense_avx512bf16(DenseKernels& k, Features features) noexcept;
 void install_dense_amx(DenseKernels& k, Features features) noexcept;
 void install_dense_neon(DenseKernels& k, Features features) noexcept;
-void install_dense_neon_dot(DenseKernels& k, Features features) noexcept;
+void install_dense_neon_bf16(DenseKernels& k, Features features) noexcept;
 
 }  // namespace blockpack::kernels
