@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// One hash per scheme over the stored bytes of weights that are hard to quantize. The expected hashes lie in
+/// tests/golden/quantization/bytes.txt; every level, compiler, set of flags and architecture must give them.
+
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+#include "blockpack/quant.hpp"
+#include "quant/rows.hpp"
+#include "quant/weights.hpp"
+
+namespace blockpack::test {
+
+/// visit(format) for a selection of every family: all elements, grids, rules and roundings, odd and even widths.
+template <class Visitor>
+void for_each_format(const Visitor& visit) {
+  for (const MxElement element : Mx::kElements)
+    for (const int block : {16, 32})
+      for (const MxScaleRule rule : {MxScaleRule::ocp_floor, MxScaleRule::ceil_fit, MxScaleRule::mse})
+        for (const Rounding rounding : {Rounding::half_even, Rounding::half_away, Rounding::toward_zero})
+          visit(Mx{element, block, rule, rounding});
+  for (const int bits : {2, 3, 4, 6, 8, 9, 16, 24})
+    for (const int block : {32, 128})
+      for (const bool asymmetric : {false, true})
+        for (const Rounding rounding :
+             {Rounding::half_even, Rounding::half_away, Rounding::toward_zero, Rounding::down, Rounding::stochastic})
+          visit(Bfp{bits, block, asymmetric, rounding, 1});
+  for (const int bits : {2, 3, 4, 8})
+    for (const int group : {32, 128, 0})
+      for (const GroupGrid grid :
+           {GroupGrid::signed_max, GroupGrid::half_step, GroupGrid::max_abs, GroupGrid::asymmetric})
+        visit(GroupInt{bits, group, grid});
+}
+
+/// FNV-1a of all sections of a 3 x 509 matrix of every kind of weights, with importance.
+template <class Format>
+std::uint64_t byte_hash(const Format& format) {
+  constexpr index_t kRows = 3;
+  constexpr index_t kCols = 509;
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  std::vector<float> importance(static_cast<std::size_t>(kCols));
+  for (std::size_t i = 0; i < importance.size(); ++i) importance[i] = static_cast<float>(i * 37 % 101) * 0.125f;
+  EncodeOptions options;
+  options.non_finite = NonFinite::saturate;
+  options.importance = MatrixView<const float>(importance.data(), 1, kCols);
+  for (const Weights kind : kAllWeights) {
+    const std::vector<float> w = make_weights(kind, static_cast<std::size_t>(kRows * kCols), 42);
+    for (const auto& section : encode_matrix(format, MatrixView<const float>(w.data(), kRows, kCols), options))
+      for (const std::byte b : section) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001b3u;
+  }
+  return hash;
+}
+
+/// "mxfp4 0123456789abcdef"
+template <class Format>
+std::string hash_line(const Format& format) {
+  char hex[17];
+  std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(byte_hash(format)));
+  return format.scheme() + " " + hex;
+}
+
+}  // namespace blockpack::test

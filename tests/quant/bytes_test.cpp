@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+#include <fstream>
+#include <set>
+#include <string>
+
+#include "quant/byte_hashes.hpp"
+#include "quant/golden.hpp"
+#include "support/catch.hpp"
+
+using namespace blockpack;
+
+TEST_CASE("every scheme gives the bytes it always gave", "[quant][golden]") {
+  std::ifstream file(test::golden_folder("quantization") + "bytes.txt");
+  std::set<std::string> expected;
+  for (std::string line; std::getline(file, line);) expected.insert(line);
+  std::size_t count = 0;
+  test::for_each_format([&](const auto& format) {
+    const std::string line = test::hash_line(format);
+    CAPTURE(line);
+    CHECK(expected.count(line) == 1);
+    ++count;
+  });
+  REQUIRE(count == expected.size());
+  REQUIRE(count > 300);
+}
