@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "blockpack/entropy/scores.hpp"
 
+#include <atomic>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numbers>
 #include <set>
+#include <thread>
 #include <vector>
 
+#include "blockpack/entropy/tile_map.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
@@ -73,6 +77,35 @@ TEST_CASE("scoring many blocks side by side gives the scores of each alone, on o
     }
     CHECK(told == 1.0);
   }
+}
+
+TEST_CASE("every scorer gives the same through the caller's own threads", "[entropy]") {
+  const std::vector<float> w = test::random_weights(512, 600, 5);
+  std::vector<bf16> narrow;
+  for (const float v : w) narrow.emplace_back(v);
+  std::vector<WeightBlock> blocks{view(w, 512, 600), std::span<const bf16>(narrow)};
+  Execution how;
+  how.executor = [](index_t n, const std::function<void(index_t)>& f) {
+    std::atomic<index_t> next{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t)
+      threads.emplace_back([&] {
+        for (index_t i = next++; i < n; i = next++) f(i);
+      });
+    for (std::thread& t : threads) t.join();
+  };
+  for (int s = 0; s < static_cast<int>(Scorer::block_influence); ++s) {
+    const auto scorer = static_cast<Scorer>(s);
+    CAPTURE(scorer_info(scorer).name);
+    CHECK(block_scores(blocks, scorer, {}, how) == block_scores(blocks, scorer));
+    if (scorer == Scorer::pooled_entropy_gap) continue;  // 0 for a single block
+    CHECK(block_scores(std::span(blocks).first(1), scorer, {}, how)[0] == block_scores(blocks, scorer)[0]);
+  }
+  CHECK(gardener_score(blocks[0], ValueGrid::as_stored(), how).score() ==
+        gardener_score(blocks[0], ValueGrid::as_stored()).score());
+  CHECK(tile_map(blocks[1].matrices[0], TileScore::entropy, 1, 4096, {}, how).values ==
+        tile_map(blocks[1].matrices[0], TileScore::entropy, 1, 4096).values);
+  CHECK(knn_entropy(view(w, 64, 600), 5, how) == knn_entropy(view(w, 64, 600), 5));
 }
 
 TEST_CASE("the pooled entropy gap by hand", "[entropy]") {
