@@ -41,12 +41,12 @@ std::string temporary_prefix(const fs::path& target) {
 
 /// Removes temporaries of this target whose writer is gone: nobody holds their lock.
 void remove_stale(const fs::path& folder, const std::string& prefix) {
-  std::error_code ignored;
-  for (fs::directory_iterator it(folder, ignored), end; !ignored && it != end; it.increment(ignored)) {
-    const std::string name = it->path().filename().string();
+  int ignored = 0;
+  for (const std::string& name : io_detail::list_folder(folder, ignored)) {
     if (!name.starts_with(prefix) || !name.ends_with(kSuffix)) continue;
-    const io_detail::FileDescriptor fd(io_detail::open_retrying(it->path(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0));
-    if (fd.get() >= 0 && ::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) ::unlink(it->path().c_str());
+    const fs::path path = folder / name;
+    const io_detail::FileDescriptor fd(io_detail::open_retrying(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0));
+    if (fd.get() >= 0 && ::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
   }
 }
 
@@ -93,10 +93,10 @@ AtomicFile::AtomicFile(const fs::path& target) : target_(target) {
       io_detail::throw_io(kFunction, "create a file beside", target, error);
     }
     fd_ = fd.release();
-    // Where locks do not exist the name stays unique and nobody can take the file away.
-    static_cast<void>(::flock(fd_, LOCK_EX | LOCK_NB));
-    // Another writer may have taken the file for a stale one between its creation and its lock.
-    if (::fstat(fd_, &info) == 0 && info.st_nlink > 0) break;
+    // Between its creation and its lock another writer may take the file for a stale one: that writer holds the lock
+    // or has removed the file. Where locks do not exist nobody can.
+    const bool taken = ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (!taken && ::fstat(fd_, &info) == 0 && info.st_nlink > 0) break;
     discard();
   }
   if (replaces && ::fchmod(fd_, mode) != 0) {

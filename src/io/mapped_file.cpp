@@ -49,13 +49,13 @@ void MappedFile::release(std::uint64_t offset, std::uint64_t length) const noexc
   if (offset >= bytes_.size() || length == 0) return;
   // Rounded outward. A panel that starts inside a page gives back what the panel before it left; and the system maps
   // pages around the one that is touched, some of them behind us, in windows (64 KiB unless configured larger).
-  constexpr std::uintptr_t kWindow = 0x200000;
+  constexpr std::uintptr_t kInWindow = 0x1fffff;  // 2 MiB
   const std::span<const std::byte> rest = bytes_.subspan(offset);
   const std::span<const std::byte> part = rest.first(std::min<std::uint64_t>(rest.size(), length));
-  const auto window_of = [](const std::byte* p) { return reinterpret_cast<std::uintptr_t>(p) & ~(kWindow - 1); };
+  const auto window_of = [](const std::byte* p) { return reinterpret_cast<std::uintptr_t>(p) & ~kInWindow; };
   const auto* const begin =
       std::max(bytes_.data(), reinterpret_cast<const std::byte*>(window_of(part.data())), std::less<>());
-  const auto* const last = reinterpret_cast<const std::byte*>(window_of(&part.back()) | (kWindow - 1));
+  const auto* const last = reinterpret_cast<const std::byte*>(window_of(&part.back()) | kInWindow);
   const auto* const end = std::min(&bytes_.back(), last, std::less<>());
   io_detail::syscalls().madvise(const_cast<std::byte*>(begin), static_cast<std::size_t>(std::distance(begin, end)),
                                 MADV_DONTNEED);

@@ -251,8 +251,7 @@ std::uint64_t header_length(std::span<const std::byte> prefix, std::uint64_t fil
   if (file_bytes < kPrefixBytes)
     throw FormatError(fmt::format("{}: {} bytes are too short for a safetensors file", what, file_bytes),
                       "HeaderTooSmall", 0);
-  std::uint64_t length = 0;
-  for (std::size_t i = kPrefixBytes; i-- > 0;) length = length << 8 | std::to_integer<std::uint64_t>(prefix[i]);
+  const auto length = load_element<std::uint64_t>(prefix, 0);
   if (length > limits.max_header_bytes)
     throw FormatError(fmt::format("{}: the header says it is {} bytes long, at most {} are read", what, length,
                                   limits.max_header_bytes),

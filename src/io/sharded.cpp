@@ -42,15 +42,13 @@ bool is_shard_name(std::string_view name) {
 
 fs::path model_in_folder(const fs::path& folder) {
   std::vector<fs::path> indexes, singles;
-  std::error_code error;
-  fs::directory_iterator it(folder, error);
-  for (const fs::directory_iterator end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
+  int error = 0;
+  for (const std::string& name : io_detail::list_folder(folder, error)) {
     if (name.starts_with('.')) continue;
-    if (name.ends_with(".safetensors.index.json")) indexes.push_back(it->path());
-    if (name.ends_with(".safetensors") && !is_shard_name(name)) singles.push_back(it->path());
+    if (name.ends_with(".safetensors.index.json")) indexes.push_back(folder / name);
+    if (name.ends_with(".safetensors") && !is_shard_name(name)) singles.push_back(folder / name);
   }
-  if (error) io_detail::throw_io(kStore, "list", folder, error.value());
+  if (error != 0) io_detail::throw_io(kStore, "list", folder, error);
   const auto named = [](const std::vector<fs::path>& paths, std::string_view name) {
     return std::find_if(paths.begin(), paths.end(), [&](const fs::path& p) { return p.filename() == name; });
   };

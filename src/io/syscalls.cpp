@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/syscalls.hpp"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <system_error>
 
 #include "blockpack/io/checked.hpp"
@@ -44,6 +46,26 @@ int open_retrying(const std::filesystem::path& path, int flags, mode_t mode) {
     fd = syscalls().open(path.c_str(), flags | O_CLOEXEC, mode);
   } while (fd < 0 && errno == EINTR);
   return fd;
+}
+
+std::vector<std::string> list_folder(const std::filesystem::path& folder, int& error) {
+  struct Closer {
+    void operator()(DIR* handle) const noexcept { ::closedir(handle); }
+  };
+  std::vector<std::string> names;
+  const std::unique_ptr<DIR, Closer> handle(::opendir(folder.c_str()));
+  error = handle ? 0 : errno;
+  while (handle) {
+    errno = 0;
+    const dirent* entry = ::readdir(handle.get());
+    if (entry == nullptr) {
+      error = errno;
+      break;
+    }
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+  }
+  return names;
 }
 
 OpenedFile open_regular(std::string_view function, const std::filesystem::path& path) {

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/error.hpp"
@@ -59,6 +60,10 @@ class FileDescriptor {
 
 /// Opens with O_CLOEXEC, again when a signal interrupts; -1 and errno as open(2).
 int open_retrying(const std::filesystem::path& path, int flags, mode_t mode);
+
+/// Names in a folder, without `.` and `..`; nothing and an errno in `error` when it cannot be read. (The directory
+/// iterator of the standard library ends the process when memory runs out.)
+std::vector<std::string> list_folder(const std::filesystem::path& folder, int& error);
 
 /// A regular file opened for reading, and its size. IoError for anything else.
 struct OpenedFile {

@@ -4,6 +4,7 @@
 /// Arithmetic on sizes that come from files. Everything under io/ adds, subtracts and multiplies sizes through these
 /// functions and nowhere else; a test reads the sources and fails on any other arithmetic operator.
 
+#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -80,7 +81,7 @@ constexpr std::span<T> slice(std::span<T> values, std::uint64_t offset, std::uin
 /// bytes.size() for the whole loop it stands in.
 template <class T>
 T load_element(std::span<const std::byte> bytes, std::size_t i) noexcept {
-  static_assert(std::is_trivially_copyable_v<T>);
+  static_assert(std::is_trivially_copyable_v<T> && std::endian::native == std::endian::little);
   T value;
   std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
   return value;

@@ -99,7 +99,11 @@ BLOCKPACK_API std::size_t npy_count(const NpyArray& array, NpyType wanted);
 template <class T>
 std::vector<T> NpyArray::values() const {
   std::vector<T> result(detail::npy_count(*this, npy_type<T>()));
-  if (!result.empty()) std::memcpy(result.data(), data.bytes.data(), data.bytes.size());
+  if constexpr (std::is_same_v<T, bool>) {
+    for (std::size_t i = 0; i < result.size(); ++i) result[i] = data.bytes[i] != std::byte{0};
+  } else {
+    if (!result.empty()) std::memcpy(result.data(), data.bytes.data(), data.bytes.size());
+  }
   return result;
 }
 
