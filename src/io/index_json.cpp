@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "blockpack/io/checked.hpp"
 #include "io/strict_json.hpp"
 
@@ -10,9 +12,13 @@ namespace blockpack::inline BLOCKPACK_ABI {
 namespace io_detail {
 namespace {
 
-/// A file beside the index and nothing else.
+/// A file beside the index and nothing else; no separator, drive or control character.
 bool is_safe_file_name(std::string_view name) noexcept {
-  return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\\:\0", 4)) == name.npos;
+  const auto unsafe = [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0x20 || byte == 0x7f || c == '/' || c == '\\' || c == ':';
+  };
+  return !name.empty() && name != "." && name != ".." && std::none_of(name.begin(), name.end(), unsafe);
 }
 
 class IndexEvents final : public JsonEvents {

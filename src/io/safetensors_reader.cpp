@@ -26,7 +26,7 @@ struct Record {
   std::string name;
   std::size_t position = 0;  // of its name in the header
   Dtype dtype = Dtype::f32;
-  std::vector<std::uint64_t> shape;
+  std::vector<index_t> shape;  // above 63 bits: negative
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
 };
@@ -163,7 +163,7 @@ class HeaderEvents final : public io_detail::JsonEvents {
       case State::shape:
         if (records.back().shape.size() >= limits_.max_rank)
           fail(kLimitExceeded, fmt::format("has more than {} dimensions", limits_.max_rank));
-        records.back().shape.push_back(value);
+        records.back().shape.push_back(static_cast<index_t>(value));
         return;
       case State::offsets:
         if (offsets_seen_ == 2) fail(kBadJson, "needs exactly two data_offsets");
@@ -274,9 +274,9 @@ void check_record(const Record& record, std::uint64_t previous_end, std::string_
     fail("InvalidOffset", fmt::format("has data_offsets [{}, {}), the data before it end at {}", record.begin,
                                       record.end, previous_end));
   std::uint64_t elements = 1;
-  for (const std::uint64_t dimension : record.shape) {
-    const auto product = try_mul(elements, dimension);
-    if (!product || !std::in_range<index_t>(*product) || !std::in_range<index_t>(dimension))
+  for (const index_t dimension : record.shape) {
+    const auto product = try_mul(elements, static_cast<std::uint64_t>(dimension));
+    if (dimension < 0 || !product || !std::in_range<index_t>(*product))
       fail("ValidationOverflow", "has more elements than 63 bits count");
     elements = *product;
   }
@@ -347,8 +347,7 @@ SafetensorsFile SafetensorsFile::parse_parts(std::span<const std::byte> prefix, 
     Tensor tensor;
     tensor.name = std::move(record.name);
     tensor.dtype = record.dtype;
-    tensor.shape.reserve(record.shape.size());
-    for (const std::uint64_t dimension : record.shape) tensor.shape.push_back(size_cast<index_t>(dimension, kFunction));
+    tensor.shape = std::move(record.shape);
     const std::uint64_t count = size_sub(record.end, record.begin, kFunction);
     tensor.data = SharedBytes(slice(data, record.begin, count, kFunction), file.owner);
     tensor.mapping = mapping;

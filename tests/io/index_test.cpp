@@ -55,7 +55,7 @@ TEST_CASE("an index that is no index is refused", "[io]") {
 
 TEST_CASE("a shard is a file beside the index and nowhere else", "[io]") {
   for (const char* shard :
-       {"", ".", "..", "../m", "a/b", "/etc/passwd", "a\\\\b", "..\\\\m", "C:m", "a\\u0000b", "./m"}) {
+       {"", ".", "..", "../m", "a/b", "/etc/passwd", "a\\\\b", "..\\\\m", "C:m", "a\\u0000b", "a\\nb", "./m"}) {
     CAPTURE(shard);
     CHECK(code_of(one_entry(shard)) == "UnsafeShardName");
   }

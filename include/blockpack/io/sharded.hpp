@@ -27,7 +27,8 @@ class BLOCKPACK_API TensorStore {
   /// then the only `*.safetensors`.
   ///
   /// Errors:  IoError when there is none, or no single one, or it cannot be read; FormatError as SafetensorsFile::open,
-  ///          and for an index: InvalidIndex, DuplicateKey, LimitExceeded, UnsafeShardName (a separator, `..`, empty).
+  ///          and for an index: InvalidIndex, DuplicateKey, LimitExceeded, UnsafeShardName (a separator, a control
+  ///          character, `..`, empty).
   static TensorStore open(const std::filesystem::path& path, const ReadLimits& limits = {});
 
   /// All names in ascending order.
@@ -47,6 +48,8 @@ class BLOCKPACK_API TensorStore {
   const std::vector<std::filesystem::path>& files() const noexcept;
 
  private:
+  TensorStore() = default;
+
   struct Impl;
   std::shared_ptr<const Impl> impl_;
 };
