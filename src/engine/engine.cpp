@@ -25,11 +25,7 @@ class StoredPanels final : public PanelSource {
  public:
   StoredPanels(const PackedWeights& w, const Product& p) : w_(w) {
     step = std::max<index_t>(1, w.shape().cols);
-    // Where all of x fits L2 it stays there, and few panels keep the sums small.
-    constexpr index_t kResidentBytes = index_t{5} << 18;
     if (p.path == Path::bf16 && p.x.rows() <= 32) slice_panels = 4;
-    if (p.path == Path::bf16 && p.x.rows() > 32 && p.x.rows() <= 128 && p.x.rows() * p.k * 2 <= kResidentBytes)
-      slice_panels = 2;
   }
   PanelBlock prepare(std::byte*, index_t first, index_t, index_t k0, index_t) const override {
     const index_t row_bytes = panel_row_bytes(w_.type());

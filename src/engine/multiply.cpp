@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The loops around the kernels. Many tokens: slices of about 256 tokens x 512 columns, whose partial sums (512 KB) and
-/// block of x stay in L2 while blocks of weights (32 KB) pass through L1; up to 128 tokens two panels at a time over
-/// the whole of K, x in L2 throughout. Few tokens: every panel is read once, from memory, and nothing else matters.
+/// The loops around the kernels. Many tokens: slices of about 256 tokens x 512
+/// columns, whose partial sums (512 KB) and block of x stay in L2 while blocks
+/// of weights (32 KB) pass through L1; up to 128 tokens two panels at a time
+/// over the whole of K, x in L2 throughout. Few tokens: every panel is read
+/// once, from memory, and nothing else matters.
 
 #include <algorithm>
 
@@ -13,7 +15,8 @@ namespace {
 
 using kernels::kPanelColumns;
 
-/// Rows of x that are packed at a time: bounds the scratch memory of very long batches.
+/// Rows of x that are packed at a time: bounds the scratch memory of very long
+/// batches.
 constexpr index_t kTokenChunk = 2048;
 /// y of this many bytes and more is written past the caches.
 constexpr index_t kStreamBytes = index_t{1} << 20;
@@ -21,6 +24,14 @@ constexpr index_t kStreamBytes = index_t{1} << 20;
 index_t balanced(index_t total, index_t at_most) { return ceil_div(total, ceil_div(total, at_most)); }
 
 }  // namespace
+
+/// Whether a block kernel may write y itself: large, float32, and nothing but a
+/// bias to add.
+static bool plain_y(const Product& p) {
+  const Epilogue& e = p.epilogue;
+  if (p.y.is_bf16() || p.y.rows() * p.n * 4 < kStreamBytes) return false;
+  return e.function == EpilogueFunction::none && e.gate.data() == nullptr && e.residual.data() == nullptr;
+}
 
 void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,
             index_t col, index_t cols) {
@@ -75,6 +86,7 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
     const index_t column_slices = ceil_div(panels, plan.slice_panels);
     const index_t slices_per_task = w.reusable ? token_slices : 1;
     const bool one_step = w.step >= p.k;
+    const bool can_write_y = kernel.writes_y && plan.tiles > 2 && p.k > 0 && plain_y(p);
 
     const index_t panel_sums = plan.slice_tiles * plan.tile_rows * kPanelColumns;
     const index_t slice_sums = panel_sums * plan.slice_panels;
@@ -83,6 +95,7 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
       const index_t first_slice = task / column_slices * slices_per_task;
       const index_t panel0 = column_slice * plan.slice_panels;
       const index_t panel_count = std::min(plan.slice_panels, panels - panel0);
+      const bool direct = can_write_y && (panel0 + panel_count) * kPanelColumns <= p.n;
       auto scratch = AlignedBuffer<std::byte>::uninitialized(w.scratch_per_panel * panel_count);
       auto sums = AlignedBuffer<float>::uninitialized(slice_sums * (one_step ? 1 : slices_per_task));
       // With K = 0 one round of no blocks leaves the sums at zero.
@@ -115,9 +128,16 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
               b.next_x = x.block(next) + tile0 * x.tile_bytes(next);
               b.next_x_bytes = tile_count * x.tile_bytes(next);
             }
+            if (k0 + n == p.k && direct) {
+              const index_t row0 = tile0 * plan.tile_rows;
+              b.y = p.y.f32().row_data(first + row0) + panel0 * kPanelColumns;
+              b.y_stride = p.y.f32().row_stride();
+              b.y_rows = std::min(tokens - row0, tile_count * plan.tile_rows);
+              if (!p.epilogue.bias.empty()) b.bias = p.epilogue.bias.data() + panel0 * kPanelColumns;
+            }
             kernel.multiply.fn(b);
           }
-          if (step_end == p.k) {
+          if (step_end == p.k && !direct) {
             const index_t row0 = tile0 * plan.tile_rows;
             const index_t rows = std::min(tokens - row0, tile_count * plan.tile_rows);
             const index_t col = panel0 * kPanelColumns;
@@ -175,7 +195,8 @@ void multiply_rows(const Product& p, const RowSource& w) {
   parallel_for(p.execution, ceil_div(p.n, kRowsPerTask), [&](index_t task) {
     const index_t row0 = task * kRowsPerTask;
     const index_t rows = std::min(kRowsPerTask, p.n - row0);
-    // Row n of W is column n of y; `finish` wants whole vectors, so the sums of a token are padded.
+    // Row n of W is column n of y; `finish` wants whole vectors, so the sums of
+    // a token are padded.
     auto sums = AlignedBuffer<float>(p.x.rows() * kRowsPerTask);
     kernels::RowDots d{};
     d.x_stride = x.stride;

@@ -227,7 +227,7 @@ TEST_CASE("larger products cross every blocking boundary within the bound", "[ke
   const Isa isa = GENERATE(from_range(levels_here()));
   const auto type = GENERATE(WeightType::f32, WeightType::bf16);
   const auto way = GENERATE(Way::packed, Way::decoded);
-  const std::vector<Shape> large = {{300, 550, 1100}, {530, 300, 600}, {40, 1200, 1030}, {2100, 40, 70}};
+  const std::vector<Shape> large = {{300, 96, 1100}, {530, 70, 600}, {20, 1100, 1030}, {40, 1100, 530}, {2100, 40, 70}};
   const std::vector<Shape> small = {{20, 70, 1100}, {270, 40, 60}};
   for (const Shape& s : budget(large, small)) {
     CAPTURE(to_string(isa), static_cast<int>(type), static_cast<int>(way), s.m, s.n, s.k);
@@ -241,6 +241,54 @@ TEST_CASE("larger products cross every blocking boundary within the bound", "[ke
     const Activations mode = resolve(Activations::automatic, type == WeightType::f32 ? 32 : 16, isa);
     run(x, w, y, way, mode, how);
     check_against_double(x, w, y, mode);
+  }
+}
+
+TEST_CASE("large results are the same wherever rows of y start and end", "[kernels][dense]") {
+  const Isa isa = GENERATE(from_range(levels_here()));
+  const auto type = GENERATE(WeightType::f32, WeightType::bf16);
+  const index_t m = budget<index_t>(190, 40);
+  const index_t n = budget<index_t>(1400, 70);  // 1 MB of y: written past the caches
+  const index_t k = 100;
+  const Weights w(n, k, type, k, 31);
+  Batch x(m, k, false, k);
+  x.fill(32);
+  const Activations mode = type == WeightType::f32 ? Activations::f32 : Activations::bf16;
+  ApplyOptions how;
+  how.execution.isa = isa;
+  GuardedArray<float> bias(static_cast<std::size_t>(n));
+  fill_normal(bias.span(), 33);
+  how.epilogue.bias = bias.span();
+  const PackedWeights packed = PackedWeights::pack(w.in_place(), type, how.execution);
+  std::vector<float> expected;
+  for (const index_t stride : {n, n + 8, n + 1}) {
+    for (const std::size_t shift : {0u, 4u, 16u, 60u}) {
+      const auto size = static_cast<std::size_t>((m - 1) * stride + n);
+      GuardedArray<float> memory(size, Guard::after, shift);
+      for (float& v : memory) v = 7.0f;  // between the rows it must stay
+      matmul(x.x(), packed, MatrixView<float>(memory.data(), m, n, stride), mode, how);
+      std::vector<float> bits(static_cast<std::size_t>(m * n));
+      for (index_t i = 0; i < m; ++i) {
+        std::memcpy(bits.data() + i * n, memory.data() + i * stride, static_cast<std::size_t>(n) * sizeof(float));
+        for (index_t j = n; j < stride && i + 1 < m; ++j)
+          if (memory[static_cast<std::size_t>(i * stride + j)] != 7.0f) FAIL("row " << i << " was overrun");
+      }
+      if (expected.empty()) {
+        expected = bits;
+        Batch sums(m, n, false, n);
+        ApplyOptions plain = how;
+        plain.epilogue.bias = {};
+        matmul(x.x(), w.in_place(), sums.y(), mode, plain);
+        index_t wrong = 0;
+        for (index_t i = 0; i < m; ++i)
+          for (index_t j = 0; j < n; ++j)
+            wrong +=
+                memory[static_cast<std::size_t>(i * stride + j)] != sums.at(i, j) + bias[static_cast<std::size_t>(j)];
+        REQUIRE(wrong == 0);
+      }
+      CAPTURE(to_string(isa), stride, shift);
+      REQUIRE(std::memcmp(bits.data(), expected.data(), bits.size() * sizeof(float)) == 0);
+    }
   }
 }
 

@@ -82,22 +82,70 @@ static inline void fetch_part(const Ahead& a, int part) {
   }
 }
 
-template <int W, int X>
-static inline void pair_of_tiles(const char* x, std::ptrdiff_t x_tile_bytes, std::ptrdiff_t x_step, const char* w,
-                                 std::ptrdiff_t steps, float* sums, std::ptrdiff_t sums_tile, bool accumulate,
-                                 Ahead& ahead) {
+// Rows of finished sums on their way to y, past the caches: written a few at a time while the next tiles are
+// multiplied, because a burst of stores would wait for memory. Only whole lines are written so: where rows of y do not
+// start on a line, a panel also writes what its left neighbour left over and leaves its own last columns to the right
+// one.
+struct Drain {
+  const float* sums;
+  const float* left;  // the same rows of the panel before, or null
+  float* y;
+  std::ptrdiff_t y_stride;
+  std::ptrdiff_t rows;
+  bool last;  // no panel follows
+  __m512 bias[2];
+  __m512 left_bias;
+};
+
+static inline void drain(Drain& d, std::ptrdiff_t rows) {
+  for (; rows > 0 && d.rows > 0; --rows, --d.rows) {
+    const __m512 a = _mm512_add_ps(_mm512_loadu_ps(d.sums), d.bias[0]);
+    const __m512 b = _mm512_add_ps(_mm512_loadu_ps(d.sums + 16), d.bias[1]);
+    const int over = static_cast<int>(reinterpret_cast<std::uintptr_t>(d.y) / sizeof(float) % 16);
+    if (over == 0) {
+      _mm512_stream_ps(d.y, a);
+      _mm512_stream_ps(d.y + 16, b);
+    } else {
+      const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      const __m512i shifted = _mm512_add_epi32(iota, _mm512_set1_epi32(16 - over));
+      const __mmask16 low = static_cast<__mmask16>((1u << over) - 1);
+      float* line = d.y - over;
+      if (d.left != nullptr) {
+        const __m512 left = _mm512_add_ps(_mm512_loadu_ps(d.left + 16), d.left_bias);
+        _mm512_stream_ps(line, _mm512_permutex2var_ps(left, shifted, a));
+      } else {
+        _mm512_mask_storeu_ps(line, static_cast<__mmask16>(~low), _mm512_permutex2var_ps(a, shifted, a));
+      }
+      _mm512_stream_ps(line + 16, _mm512_permutex2var_ps(a, shifted, b));
+      if (d.last) _mm512_mask_storeu_ps(line + 32, low, _mm512_permutex2var_ps(b, shifted, b));
+    }
+    d.sums += kPanelColumns;
+    if (d.left != nullptr) d.left += kPanelColumns;
+    d.y += d.y_stride;
+  }
+}
+
+// T row tiles (1 or 2) against a panel. Y: the tiles before these are drained meanwhile.
+template <int T, int W, int X, bool Y>
+static inline void multiply_tiles(const char* x, std::ptrdiff_t x_tile_bytes, std::ptrdiff_t x_step, const char* w,
+                                  std::ptrdiff_t steps, float* sums, std::ptrdiff_t sums_tile, bool accumulate,
+                                  Ahead& ahead, Drain& before) {
   if (accumulate) {
     BLOCKPACK_TILE_LOAD_SUMS(0, sums);
     BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
-    BLOCKPACK_TILE_LOAD_SUMS(2, sums + sums_tile);
-    BLOCKPACK_TILE_LOAD_SUMS(3, sums + sums_tile + 16);
+    if (T == 2) {
+      BLOCKPACK_TILE_LOAD_SUMS(2, sums + sums_tile);
+      BLOCKPACK_TILE_LOAD_SUMS(3, sums + sums_tile + 16);
+    }
   } else {
     BLOCKPACK_TILE_ZERO(0);
     BLOCKPACK_TILE_ZERO(1);
-    BLOCKPACK_TILE_ZERO(2);
-    BLOCKPACK_TILE_ZERO(3);
+    if (T == 2) {
+      BLOCKPACK_TILE_ZERO(2);
+      BLOCKPACK_TILE_ZERO(3);
+    }
   }
-  const char* next_sums = reinterpret_cast<const char*>(sums + 2 * sums_tile);
+  const char* next_sums = reinterpret_cast<const char*>(sums + T * sums_tile);
   for (std::ptrdiff_t s = 0; s < steps; ++s) {
     BLOCKPACK_TILE_LOAD(6, w);
     BLOCKPACK_TILE_LOAD_T1(4, x);
@@ -108,51 +156,27 @@ static inline void pair_of_tiles(const char* x, std::ptrdiff_t x_tile_bytes, std
     fetch_part<W, X>(ahead, 1);
     fetch_l1(next_sums + kLine);
     BLOCKPACK_TILE_DOT(1, 4, 7);
-    BLOCKPACK_TILE_LOAD_T1(5, x + x_tile_bytes);
+    if (T == 2) BLOCKPACK_TILE_LOAD_T1(5, x + x_tile_bytes);
     fetch_part<W, X>(ahead, 2);
     fetch_l1(next_sums + 2 * kLine);
-    BLOCKPACK_TILE_DOT(2, 5, 6);
+    if (T == 2) BLOCKPACK_TILE_DOT(2, 5, 6);
     fetch_part<W, X>(ahead, 3);
     fetch_l1(next_sums + 3 * kLine);
-    BLOCKPACK_TILE_DOT(3, 5, 7);
+    if (Y) drain(before, 2);
+    if (T == 2) BLOCKPACK_TILE_DOT(3, 5, 7);
     next_sums += 4 * kLine;
     w += 2 * kTile;
     x += x_step;
     ahead.w += W * kLine;
     ahead.x += X * kLine;
   }
+  if (Y) drain(before, before.rows);
   BLOCKPACK_TILE_STORE_SUMS(0, sums);
   BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
-  BLOCKPACK_TILE_STORE_SUMS(2, sums + sums_tile);
-  BLOCKPACK_TILE_STORE_SUMS(3, sums + sums_tile + 16);
-}
-
-template <int W>
-static inline void one_tile(const char* x, std::ptrdiff_t x_step, const char* w, std::ptrdiff_t steps, float* sums,
-                            bool accumulate, Ahead& ahead) {
-  if (accumulate) {
-    BLOCKPACK_TILE_LOAD_SUMS(0, sums);
-    BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
-  } else {
-    BLOCKPACK_TILE_ZERO(0);
-    BLOCKPACK_TILE_ZERO(1);
+  if (T == 2) {
+    BLOCKPACK_TILE_STORE_SUMS(2, sums + sums_tile);
+    BLOCKPACK_TILE_STORE_SUMS(3, sums + sums_tile + 16);
   }
-  for (std::ptrdiff_t s = 0; s < steps; ++s) {
-    BLOCKPACK_TILE_LOAD(6, w);
-    BLOCKPACK_TILE_LOAD(4, x);
-    fetch_part<W, 0>(ahead, 0);
-    fetch_part<W, 0>(ahead, 1);
-    BLOCKPACK_TILE_DOT(0, 4, 6);
-    BLOCKPACK_TILE_LOAD(7, w + kTile);
-    fetch_part<W, 0>(ahead, 2);
-    fetch_part<W, 0>(ahead, 3);
-    BLOCKPACK_TILE_DOT(1, 4, 7);
-    w += 2 * kTile;
-    x += x_step;
-    ahead.w += W * kLine;
-  }
-  BLOCKPACK_TILE_STORE_SUMS(0, sums);
-  BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
 }
 
 // Up to 32 rows: weights are used once, so they stream through with a fixed distance of prefetch.
@@ -207,49 +231,78 @@ static void stream_panels(const BlockProduct& p) {
 }
 
 // W: lines of each half of the next weights per step; X: lines of the next x per step, 0 when there is none.
-template <int W, int X>
+template <int W, int X, bool Y>
 static void panels_by_pairs(const BlockProduct& p) {
   const std::ptrdiff_t steps = p.depth / kBf16Step;
   const std::ptrdiff_t x_step = p.tile_rows * kRow;
   const std::ptrdiff_t sums_tile = p.tile_rows * kPanelColumns;
   Ahead ahead{nullptr, steps * kTile, static_cast<const char*>(p.next_x)};
+  Drain before{};
   for (std::ptrdiff_t panel = 0; panel < p.panels; ++panel) {
     const char* x = static_cast<const char*>(p.x);
     const char* w = static_cast<const char*>(p.w) + panel * p.w_panel_bytes;
     const char* next = panel + 1 < p.panels ? w + p.w_panel_bytes : static_cast<const char*>(p.next_w);
     ahead.w = next != nullptr ? next : w;
     float* sums = p.sums + panel * p.sums_panel;
-    std::ptrdiff_t t = 0;
-    for (; t + 2 <= p.tiles; t += 2) {
-      pair_of_tiles<W, X>(x, p.x_tile_bytes, x_step, w, steps, sums, sums_tile, p.accumulate, ahead);
+    for (std::ptrdiff_t t = 0; t < p.tiles; t += 2) {
+      if (t + 2 <= p.tiles) {
+        multiply_tiles<2, W, X, Y>(x, p.x_tile_bytes, x_step, w, steps, sums, sums_tile, p.accumulate, ahead, before);
+      } else {
+        multiply_tiles<1, W, X, Y>(x, p.x_tile_bytes, x_step, w, steps, sums, sums_tile, p.accumulate, ahead, before);
+      }
+      if (Y) {
+        const std::ptrdiff_t row = t * p.tile_rows;
+        const std::ptrdiff_t made = t + 2 <= p.tiles ? 2 * p.tile_rows : p.tile_rows;
+        before.sums = sums;
+        before.y = p.y + row * p.y_stride + panel * kPanelColumns;
+        before.y_stride = p.y_stride;
+        before.rows = p.y_rows - row < made ? p.y_rows - row : made;
+        before.left = panel > 0 ? sums - p.sums_panel : nullptr;
+        before.last = panel + 1 == p.panels;
+        const float* bias = p.bias == nullptr ? nullptr : p.bias + panel * kPanelColumns;
+        const __m512 zero = _mm512_setzero_ps();
+        before.bias[0] = bias == nullptr ? zero : _mm512_loadu_ps(bias);
+        before.bias[1] = bias == nullptr ? zero : _mm512_loadu_ps(bias + 16);
+        before.left_bias = bias == nullptr || panel == 0 ? zero : _mm512_loadu_ps(bias - 16);
+      }
       x += 2 * p.x_tile_bytes;
       sums += 2 * sums_tile;
     }
-    if (t < p.tiles) one_tile<W>(x, x_step, w, steps, sums, p.accumulate, ahead);
+  }
+  if (Y) {
+    drain(before, before.rows);
+    _mm_sfence();
+  }
+}
+
+template <bool Y>
+static void blocks(const BlockProduct& p) {
+  // 16 lines of each half and step of the block, shared by the pairs of row tiles.
+  const std::ptrdiff_t pairs = (p.tiles + 1) / 2;
+  const bool x_ahead = p.next_x != nullptr && p.panels * pairs >= 32;
+  if (pairs >= 8) {
+    x_ahead ? panels_by_pairs<2, 2, Y>(p) : panels_by_pairs<2, 0, Y>(p);
+  } else if (pairs >= 4) {
+    x_ahead ? panels_by_pairs<4, 2, Y>(p) : panels_by_pairs<4, 0, Y>(p);
+  } else {
+    panels_by_pairs<8, 0, Y>(p);
   }
 }
 
 void block_bf16(const BlockProduct& p) noexcept {
   configure(p.tile_rows);
-  if (p.tiles <= 2) {
+  if (p.y != nullptr) {
+    blocks<true>(p);
+  } else if (p.tiles <= 2) {
     stream_panels(p);
   } else {
-    // 16 lines of each half and step of the block, shared by the pairs of row tiles.
-    const std::ptrdiff_t pairs = (p.tiles + 1) / 2;
-    const bool x_ahead = p.next_x != nullptr && p.panels * pairs >= 32;
-    if (pairs >= 8) {
-      x_ahead ? panels_by_pairs<2, 2>(p) : panels_by_pairs<2, 0>(p);
-    } else if (pairs >= 4) {
-      x_ahead ? panels_by_pairs<4, 2>(p) : panels_by_pairs<4, 0>(p);
-    } else {
-      panels_by_pairs<8, 0>(p);
-    }
+    blocks<false>(p);
   }
   release();
 }
 
 }  // namespace
 
-void install_dense_amx(DenseKernels& k, Features) noexcept { k.block_bf16 = {{block_bf16, "amx"}, 16}; }
+void install_dense_amx(DenseKernels& k, Features) noexcept { k.block_bf16 = {{block_bf16, "amx"}, 16, true}; }
 
 }  // namespace blockpack::kernels

@@ -15,12 +15,16 @@ namespace blockpack::kernels {
 namespace {
 
 constexpr std::ptrdiff_t kFewAhead = 512;
+constexpr std::ptrdiff_t kRowAhead = 512;
 
 #include "kernels/dense/dense_vectors.inc"
 
 static inline vf fma_v(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline void stream_v(float* p, vf v) { _mm256_stream_ps(p, v); }
-static inline void prefetch_v(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+static inline void fence_v() { _mm_sfence(); }
+// Assembly: a function that only prefetches counts as free of effects, and GCC 12 drops calls of it.
+static inline void prefetch_v(const void* p) { __asm__ volatile("prefetcht0 (%0)" : : "r"(p)); }
+static inline void prefetch_to_write_v(void* p) { __asm__ volatile("prefetchw (%0)" : : "r"(p)); }
 
 #include "kernels/dense/dense_body.inc"
 

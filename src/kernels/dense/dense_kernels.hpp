@@ -44,6 +44,12 @@ struct BlockProduct {
   const void* next_w;  ///< hint: weights wanted after the last panel (one panel's block), or null
   const void* next_x;  ///< hint: the next block of x, or null
   std::ptrdiff_t next_x_bytes;
+  // The last block, where the kernel can write y, all panels are whole and nothing but a bias is added: y of panel 0,
+  // tile 0. Else null, and the sums are left for `finish`.
+  float* y;
+  std::ptrdiff_t y_stride;
+  std::ptrdiff_t y_rows;  ///< rows of y, the rest of the tiles is padding
+  const float* bias;      ///< of panel 0, or null
 };
 
 /// The product of many tokens on one path. Layout of a packed row tile of x, [tile_rows] rows of `depth` k:
@@ -52,6 +58,7 @@ struct BlockProduct {
 struct BlockKernel {
   Slot<void (*)(const BlockProduct& p) noexcept> multiply;
   std::ptrdiff_t max_tile_rows = 0;
+  bool writes_y = false;  ///< whether `multiply` heeds BlockProduct::y
 };
 
 /// sums = x · w for a few tokens, whole K, panels read once from memory.

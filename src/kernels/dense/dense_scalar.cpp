@@ -14,12 +14,15 @@ namespace blockpack::kernels {
 namespace {
 
 constexpr std::ptrdiff_t kFewAhead = 0;
+constexpr std::ptrdiff_t kRowAhead = 0;
 
 #include "kernels/dense/dense_vectors.inc"
 
 static inline vf fma_v(vf a, vf b, vf c) { return a * b + c; }
 static inline void stream_v(float* p, vf v) { store_v(p, v); }
+static inline void fence_v() {}
 static inline void prefetch_v(const void*) {}
+static inline void prefetch_to_write_v(void*) {}
 
 #include "kernels/dense/dense_body.inc"
 
