@@ -7,8 +7,10 @@
 /// Source: "Accurate Block Quantization in LLMs with Outliers", arXiv:2403.20137; the arithmetic is that of
 /// d-matrix-ai/dmx-compressor, without the float32 offset it adds before rounding.
 
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "blockpack/core/config.hpp"
@@ -16,6 +18,7 @@
 #include "blockpack/core/scalar.hpp"
 #include "blockpack/quant/block_code.hpp"
 #include "blockpack/quant/block_rows.hpp"
+#include "blockpack/quant/scheme_fields.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -42,6 +45,29 @@ struct Bfp {
   std::string scheme() const {
     return "bfp" + std::to_string(mantissa_bits + 8) + "-b" + std::to_string(block) + (asymmetric ? "-asym" : "") +
            detail::rounding_field(rounding);
+  }
+
+  /// The format of a scheme split at its dashes, or nothing when the name is not `bfp<N>`. ValueError for a field it
+  /// does not know, for one given twice and for a width or a block that is not offered.
+  static std::optional<Bfp> from_fields(std::string_view name, std::span<const std::string_view> fields) {
+    const std::optional<int> width = detail::number_after("bfp", name);
+    if (!width) return std::nullopt;
+    Bfp format;
+    format.mantissa_bits = *width - 8;
+    detail::FieldReader reader(name, fields);
+    for (const std::string_view field : fields) {
+      if (const auto block = detail::number_after("b", field)) {
+        reader.set("block", format.block, *block);
+      } else if (field == "asym") {
+        reader.set("grid", format.asymmetric, true);
+      } else if (const auto rounding = detail::parse_rounding(field)) {
+        reader.set("rounding", format.rounding, *rounding);
+      } else {
+        reader.unknown(field);
+      }
+    }
+    format.validate();
+    return format;
   }
 
   /// ValueError that names the parameter.

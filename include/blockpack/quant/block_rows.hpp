@@ -18,12 +18,6 @@ namespace blockpack::inline BLOCKPACK_ABI::detail {
 
 inline constexpr index_t kMaxBlock = 128;
 
-/// "-away", "-trunc", "-down", "-stochastic"; empty for the default, half to even.
-inline std::string rounding_field(Rounding rounding) {
-  constexpr const char* kFields[] = {"", "-away", "-trunc", "-down", "-stochastic"};
-  return kFields[static_cast<std::size_t>(rounding)];
-}
-
 inline void check_block(const char* format, int block) {
   if (block != 16 && block != 32 && block != 64 && block != 128)
     throw ValueError(std::string(format) + ": block = " + std::to_string(block) + ", 16, 32, 64 or 128 needed");

@@ -11,8 +11,10 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "blockpack/core/config.hpp"
@@ -20,6 +22,7 @@
 #include "blockpack/core/scalar.hpp"
 #include "blockpack/quant/block_code.hpp"
 #include "blockpack/quant/block_rows.hpp"
+#include "blockpack/quant/scheme_fields.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -60,6 +63,33 @@ struct GroupInt {
     constexpr const char* kGrids[] = {"", "-half", "-maxabs", "-asym"};
     return "int" + std::to_string(bits) + (group_size == 0 ? "-row" : "-g" + std::to_string(group_size)) +
            kGrids[static_cast<std::size_t>(grid)];
+  }
+
+  /// The format of a scheme split at its dashes, or nothing when the name is not `int<b>`. ValueError for a field it
+  /// does not know, one given twice, or a width or group that is not offered.
+  static std::optional<GroupInt> from_fields(std::string_view name, std::span<const std::string_view> fields) {
+    const std::optional<int> width = detail::number_after("int", name);
+    if (!width) return std::nullopt;
+    GroupInt format;
+    format.bits = *width;
+    detail::FieldReader reader(name, fields);
+    for (const std::string_view field : fields) {
+      if (const auto group = detail::number_after("g", field)) {
+        reader.set("group", format.group_size, *group);
+      } else if (field == "row") {
+        reader.set("group", format.group_size, 0);
+      } else if (field == "half") {
+        reader.set("grid", format.grid, GroupGrid::half_step);
+      } else if (field == "maxabs") {
+        reader.set("grid", format.grid, GroupGrid::max_abs);
+      } else if (field == "asym") {
+        reader.set("grid", format.grid, GroupGrid::asymmetric);
+      } else {
+        reader.unknown(field);
+      }
+    }
+    format.validate();
+    return format;
   }
 
   /// ValueError that names the parameter.

@@ -8,8 +8,10 @@
 /// equal those of microsoft/microxcaling.
 
 #include <array>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "blockpack/core/config.hpp"
@@ -17,6 +19,7 @@
 #include "blockpack/core/scalar.hpp"
 #include "blockpack/quant/block_code.hpp"
 #include "blockpack/quant/block_rows.hpp"
+#include "blockpack/quant/scheme_fields.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -83,6 +86,44 @@ struct Mx {
     constexpr const char* kRules[] = {"", "-ceil", "-mse"};
     return spec().scheme + (block == 32 ? std::string() : "-b" + std::to_string(block)) +
            kRules[static_cast<std::size_t>(scale_rule)] + detail::rounding_field(rounding);
+  }
+
+  /// The format of a scheme split at its dashes, or nothing when the name is none of mxfp8, mxfp6, mxfp4, mxint8 and
+  /// mxint4. ValueError for a field it does not know, one given twice, or an element that is missing (mxfp8, mxfp6).
+  static std::optional<Mx> from_fields(std::string_view name, std::span<const std::string_view> fields) {
+    Mx format;
+    bool known = false;
+    std::size_t used = 0;
+    for (std::size_t i = 0; i < kElements.size(); ++i) {
+      const std::string_view scheme = spec_of(kElements[i]).scheme;
+      const std::size_t dash = scheme.find('-');
+      if (scheme.substr(0, dash) != name) continue;
+      known = true;
+      if (dash != std::string_view::npos && (fields.empty() || fields.front() != scheme.substr(dash + 1))) continue;
+      format.element = kElements[i];
+      used = dash == std::string_view::npos ? 0 : 1;
+      break;
+    }
+    if (!known) return std::nullopt;
+    detail::FieldReader reader(name, fields);
+    if (used == 0 && (name == "mxfp8" || name == "mxfp6"))
+      throw ValueError("scheme " + std::string(name) + ": the element is missing, " +
+                       (name == "mxfp8" ? "e4m3 or e5m2" : "e2m3 or e3m2") + " must follow the name");
+    for (const std::string_view field : fields.subspan(used)) {
+      if (const auto block = detail::number_after("b", field)) {
+        reader.set("block", format.block, *block);
+      } else if (field == "ceil") {
+        reader.set("scale rule", format.scale_rule, MxScaleRule::ceil_fit);
+      } else if (field == "mse") {
+        reader.set("scale rule", format.scale_rule, MxScaleRule::mse);
+      } else if (const auto rounding = detail::parse_rounding(field)) {
+        reader.set("rounding", format.rounding, *rounding);
+      } else {
+        reader.unknown(field);
+      }
+    }
+    format.validate();
+    return format;
   }
 
   /// ValueError that names the parameter.
