@@ -15,6 +15,7 @@ namespace blockpack::kernels {
 namespace {
 
 constexpr std::ptrdiff_t kFewAhead = 256;
+constexpr std::ptrdiff_t kRowAhead = 512;
 
 #include "kernels/dense/dense_vectors.inc"
 
@@ -23,7 +24,10 @@ static inline vf fma_v(vf a, vf b, vf c) {
       vfmaq_f32(reinterpret_cast<float32x4_t>(c), reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b)));
 }
 static inline void stream_v(float* p, vf v) { store_v(p, v); }
-static inline void prefetch_v(const void* p) { __builtin_prefetch(p); }
+static inline void fence_v() {}
+// Assembly: a function that only prefetches counts as free of effects, and GCC 12 drops calls of it.
+static inline void prefetch_v(const void* p) { __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(p)); }
+static inline void prefetch_to_write_v(void* p) { __asm__ volatile("prfm pstl1keep, [%0]" : : "r"(p)); }
 
 #include "kernels/dense/dense_body.inc"
 
