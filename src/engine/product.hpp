@@ -73,6 +73,9 @@ class PackedActivations {
   index_t tile_bytes(index_t k0) const noexcept;
 
  private:
+  /// The block of row `row` (of those packed) that starts at k0; zeros for rows beyond `count`.
+  void pack_row(const Product& p, index_t first, index_t count, index_t row, index_t k0);
+
   Path path_;
   index_t k_;
   index_t depth_;
