@@ -12,12 +12,14 @@
 #define BLOCKPACK_LANES 16
 #define BLOCKPACK_TILE_ROWS 14
 #define BLOCKPACK_TILE_VECTORS 2
+#define BLOCKPACK_DOT_ROWS 4
 #define BLOCKPACK_FEW_PANELS 4
 
 namespace blockpack::kernels {
 namespace {
 
 constexpr std::ptrdiff_t kFewAhead = 512;
+constexpr std::ptrdiff_t kDotAhead = 512;
 constexpr std::ptrdiff_t kRowAhead = 512;
 
 #include "kernels/dense/dense_vectors.inc"

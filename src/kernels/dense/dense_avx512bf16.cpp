@@ -13,7 +13,8 @@
 namespace blockpack::kernels {
 namespace {
 
-constexpr std::ptrdiff_t kAhead = 2048;  // bytes
+constexpr std::ptrdiff_t kAhead = 2048;    // bytes
+constexpr std::ptrdiff_t kDotAhead = 512;  // weights
 
 static inline __m512 dot(__m512 sum, __m512i a, __m512i b) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
@@ -100,9 +101,24 @@ static void dots_part(const RowDots& p, std::ptrdiff_t token, std::ptrdiff_t row
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) acc[t][r] = _mm512_setzero_ps();
   }
-  for (std::ptrdiff_t k = 0; k < p.k; k += 32) {
-    const std::ptrdiff_t left = p.k - k;
-    const __mmask32 mask = left >= 32 ? ~__mmask32{0} : static_cast<__mmask32>((1u << left) - 1);
+  // Past the end of these rows the prefetch goes on in the next ones.
+  const std::ptrdiff_t wrap = R * p.w_stride - p.k;
+  std::ptrdiff_t k = 0;
+  for (; k + 32 <= p.k; k += 32) {
+    const std::uint16_t* ahead = w + k + kDotAhead + (k + kDotAhead < p.k ? 0 : wrap);
+    __m512i a[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) a[t] = _mm512_loadu_si512(x + t * p.x_stride + k);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + r * p.w_stride), _MM_HINT_T0);
+      const __m512i b = _mm512_loadu_si512(w + r * p.w_stride + k);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) acc[t][r] = dot(acc[t][r], a[t], b);
+    }
+  }
+  if (k < p.k) {
+    const __mmask32 mask = static_cast<__mmask32>((1u << (p.k - k)) - 1);
     __m512i a[T];
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) a[t] = _mm512_maskz_loadu_epi16(mask, x + t * p.x_stride + k);
@@ -123,18 +139,19 @@ static void dots_part(const RowDots& p, std::ptrdiff_t token, std::ptrdiff_t row
   }
 }
 
-template <int T>
-static void dots_rows(const RowDots& p, std::ptrdiff_t token) {
-  constexpr int kRows = T == 1 ? 4 : 2;
-  std::ptrdiff_t row = 0;
-  for (; row + kRows <= p.rows; row += kRows) dots_part<T, kRows>(p, token, row);
-  for (; row < p.rows; ++row) dots_part<T, 1>(p, token, row);
+// A few rows of W stay in L1 while all tokens pass.
+template <int R>
+static void dots_rows(const RowDots& p, std::ptrdiff_t row) {
+  std::ptrdiff_t token = 0;
+  for (; token + 4 <= p.tokens; token += 4) dots_part<4, R>(p, token, row);
+  for (; token + 2 <= p.tokens; token += 2) dots_part<2, R>(p, token, row);
+  if (token < p.tokens) dots_part<1, R>(p, token, row);
 }
 
 void dots_f32_bf16_bf16(const RowDots& p) noexcept {
-  std::ptrdiff_t token = 0;
-  for (; token + 4 <= p.tokens; token += 4) dots_rows<4>(p, token);
-  for (; token < p.tokens; ++token) dots_rows<1>(p, token);
+  std::ptrdiff_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) dots_rows<4>(p, row);
+  for (; row < p.rows; ++row) dots_rows<1>(p, row);
 }
 
 }  // namespace

@@ -9,12 +9,14 @@
 #define BLOCKPACK_LANES 4
 #define BLOCKPACK_TILE_ROWS 6
 #define BLOCKPACK_TILE_VECTORS 4
+#define BLOCKPACK_DOT_ROWS 4
 #define BLOCKPACK_FEW_PANELS 2
 
 namespace blockpack::kernels {
 namespace {
 
 constexpr std::ptrdiff_t kFewAhead = 256;
+constexpr std::ptrdiff_t kDotAhead = 512;
 constexpr std::ptrdiff_t kRowAhead = 512;
 
 #include "kernels/dense/dense_vectors.inc"

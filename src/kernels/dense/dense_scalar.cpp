@@ -8,12 +8,14 @@
 #define BLOCKPACK_LANES 4
 #define BLOCKPACK_TILE_ROWS 2
 #define BLOCKPACK_TILE_VECTORS 4
+#define BLOCKPACK_DOT_ROWS 2
 #define BLOCKPACK_FEW_PANELS 2
 
 namespace blockpack::kernels {
 namespace {
 
 constexpr std::ptrdiff_t kFewAhead = 0;
+constexpr std::ptrdiff_t kDotAhead = 0;
 constexpr std::ptrdiff_t kRowAhead = 0;
 
 #include "kernels/dense/dense_vectors.inc"
