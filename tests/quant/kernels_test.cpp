@@ -3,6 +3,7 @@
 /// starts, buffers that end at a protected page, and weights chosen to sit on ties, at the ends of the range, among the
 /// subnormals and at infinity.
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <limits>
@@ -49,20 +50,15 @@ void check_shared_exponent(const Format& format, const QuantKernels& k, NonFinit
       const std::size_t blocks =
           (n + static_cast<std::size_t>(format.block) - 1) / static_cast<std::size_t>(format.block);
       const std::size_t code_bytes = blocks * static_cast<std::size_t>(format.code_bytes());
-      const std::size_t shift = n % 3 * sizeof(float) + n % 5;  // unaligned starts, the end stays at the page
-      GuardedArray<std::byte> input(n * sizeof(float) + shift);
-      auto* w = reinterpret_cast<float*>(input.data() + shift);
-      {
-        const std::vector<float> values = test::make_weights(kind, n, n + 1);
-        if (n != 0) std::memcpy(static_cast<void*>(w), values.data(), n * sizeof(float));
-      }
-      const std::vector<float> aligned = test::make_weights(kind, n, n + 1);
+      const std::vector<float> values_in = test::make_weights(kind, n, n + 1);
+      GuardedArray<float> w(n);  // ends at the page, so its start has every alignment
+      std::copy(values_in.begin(), values_in.end(), w.begin());
       std::vector<std::uint8_t> scales(blocks), codes(code_bytes);
-      const EncodeRow row{aligned, {}, 0, policy};
+      const EncodeRow row{values_in, {}, 0, policy};
       detail::encode_block_row_reference(format, row, scales.data(), codes.data());
 
       GuardedArray<std::uint8_t> scales_out(blocks), codes_out(code_bytes);
-      encode(w, n, coder.code, scales_out.data(), codes_out.data());
+      encode(w.data(), n, coder.code, scales_out.data(), codes_out.data());
       REQUIRE(std::equal(scales.begin(), scales.end(), scales_out.begin()));
       REQUIRE(std::equal(codes.begin(), codes.end(), codes_out.begin()));
 
