@@ -86,6 +86,9 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
     const index_t column_slices = ceil_div(panels, plan.slice_panels);
     const index_t slices_per_task = w.reusable ? token_slices : 1;
     const bool one_step = w.step >= p.k;
+    // Weights of a small layer stay in L2 from call to call: prefetching them costs more than it brings.
+    constexpr index_t kL2Weights = index_t{5} << 18;
+    const bool in_l2 = panels * kPanelColumns * p.k <= kL2Weights / (p.path == Path::f32 ? 4 : 2);
     const bool can_write_y = kernel.writes_y && plan.tiles > 2 && p.k > 0 && plain_y(p);
 
     const index_t panel_sums = plan.slice_tiles * plan.tile_rows * kPanelColumns;
@@ -123,6 +126,7 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
             b.sums_panel = panel_sums;
             b.accumulate = k0 > 0;
             const index_t next = k0 + plan.depth;
+            b.next_w = in_l2 ? nullptr : b.w;
             if (next < step_end) {
               b.next_w = weights.w + (next - step0) * weight_row_bytes;
               b.next_x = x.block(next) + tile0 * x.tile_bytes(next);

@@ -41,15 +41,16 @@ constexpr std::ptrdiff_t kRow = 64;       // bytes of a row of x or of weights i
 constexpr std::ptrdiff_t kSumsRow = 128;  // bytes of a row of sums
 constexpr std::ptrdiff_t kTile = 1024;    // bytes of a tile of weights
 constexpr std::ptrdiff_t kLine = 64;
-constexpr std::ptrdiff_t kFewAhead = 8192;  // bytes
+constexpr std::ptrdiff_t kFewAhead = 2048;  // bytes
 
-static inline void configure(std::ptrdiff_t tile_rows) {
+// Tiles below x_end have tile_rows rows (sums and x), the others 16 (weights).
+static inline void configure(std::ptrdiff_t tile_rows, int x_end) {
   TileConfig config;
   __builtin_memset(&config, 0, sizeof(config));
   config.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
     config.row_bytes[tile] = 64;
-    config.rows[tile] = tile < 6 ? static_cast<std::uint8_t>(tile_rows) : 16;
+    config.rows[tile] = tile < x_end ? static_cast<std::uint8_t>(tile_rows) : 16;
   }
   __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
 }
@@ -179,54 +180,78 @@ static inline void multiply_tiles(const char* x, std::ptrdiff_t x_tile_bytes, st
   }
 }
 
-// Up to 32 rows: weights are used once, so they stream through with a fixed distance of prefetch.
-static void stream_panels(const BlockProduct& p) {
+// Lines [first, first + 16) of the weights kFewAhead on.
+template <bool A>
+static inline void fetch_ahead(const char* w, int first) {
+  if (!A) return;
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) fetch_l1(w + kFewAhead + (first + i) * kLine);
+}
+
+// Up to 32 rows: weights are used once, so they stream into L1 with a fixed distance of prefetch (A; none where they
+// lie in L2), while x stays in L1 as far as it fits. T row tiles against P panels, T * P = 2: two panels side by side
+// where there is one row tile, because one product depends on the one before it in its sum for 52 cycles.
+template <int T, int P, bool A>
+static void stream_part(const BlockProduct& p, std::ptrdiff_t panel) {
   const std::ptrdiff_t steps = p.depth / kBf16Step;
   const std::ptrdiff_t x_step = p.tile_rows * kRow;
-  const std::ptrdiff_t sums_tile = p.tile_rows * kPanelColumns;
-  for (std::ptrdiff_t panel = 0; panel < p.panels; ++panel) {
-    const char* x = static_cast<const char*>(p.x);
-    const char* w = static_cast<const char*>(p.w) + panel * p.w_panel_bytes;
-    float* sums = p.sums + panel * p.sums_panel;
-    const char* ahead = w + kFewAhead;
-    if (p.accumulate) {
-      BLOCKPACK_TILE_LOAD_SUMS(0, sums);
-      BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
-      if (p.tiles == 2) {
-        BLOCKPACK_TILE_LOAD_SUMS(2, sums + sums_tile);
-        BLOCKPACK_TILE_LOAD_SUMS(3, sums + sums_tile + 16);
-      }
-    } else {
-      BLOCKPACK_TILE_ZERO(0);
-      BLOCKPACK_TILE_ZERO(1);
-      BLOCKPACK_TILE_ZERO(2);
-      BLOCKPACK_TILE_ZERO(3);
+  const char* x = static_cast<const char*>(p.x);
+  const char* w = static_cast<const char*>(p.w) + panel * p.w_panel_bytes;
+  float* sums = p.sums + panel * p.sums_panel;
+  const std::ptrdiff_t second = P == 2 ? p.sums_panel : p.tile_rows * kPanelColumns;
+  if (p.accumulate) {
+    BLOCKPACK_TILE_LOAD_SUMS(0, sums);
+    BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
+    if (T * P == 2) {
+      BLOCKPACK_TILE_LOAD_SUMS(2, sums + second);
+      BLOCKPACK_TILE_LOAD_SUMS(3, sums + second + 16);
     }
-    for (std::ptrdiff_t s = 0; s < steps; ++s) {
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) fetch(ahead + i * kLine);
-      BLOCKPACK_TILE_LOAD(6, w);
-      BLOCKPACK_TILE_LOAD_T1(4, x);
-      BLOCKPACK_TILE_DOT(0, 4, 6);
-#pragma GCC unroll 16
-      for (int i = 16; i < 32; ++i) fetch(ahead + i * kLine);
-      BLOCKPACK_TILE_LOAD(7, w + kTile);
-      BLOCKPACK_TILE_DOT(1, 4, 7);
-      if (p.tiles == 2) {
-        BLOCKPACK_TILE_LOAD_T1(5, x + p.x_tile_bytes);
-        BLOCKPACK_TILE_DOT(2, 5, 6);
-        BLOCKPACK_TILE_DOT(3, 5, 7);
-      }
-      ahead += 2 * kTile;
-      w += 2 * kTile;
-      x += x_step;
+  } else {
+    BLOCKPACK_TILE_ZERO(0);
+    BLOCKPACK_TILE_ZERO(1);
+    BLOCKPACK_TILE_ZERO(2);
+    BLOCKPACK_TILE_ZERO(3);
+  }
+  for (std::ptrdiff_t s = 0; s < steps; ++s) {
+    BLOCKPACK_TILE_LOAD(4, x);
+    fetch_ahead<A>(w, 0);
+    BLOCKPACK_TILE_LOAD_T1(6, w);
+    BLOCKPACK_TILE_DOT(0, 4, 6);
+    fetch_ahead<A>(w, 16);
+    BLOCKPACK_TILE_LOAD_T1(7, w + kTile);
+    BLOCKPACK_TILE_DOT(1, 4, 7);
+    if (P == 2) {
+      const char* other = w + p.w_panel_bytes;
+      fetch_ahead<A>(other, 0);
+      BLOCKPACK_TILE_LOAD_T1(5, other);
+      BLOCKPACK_TILE_DOT(2, 4, 5);
+      fetch_ahead<A>(other, 16);
+      BLOCKPACK_TILE_LOAD_T1(6, other + kTile);
+      BLOCKPACK_TILE_DOT(3, 4, 6);
+    } else if (T == 2) {
+      BLOCKPACK_TILE_LOAD(5, x + p.x_tile_bytes);
+      BLOCKPACK_TILE_DOT(2, 5, 6);
+      BLOCKPACK_TILE_DOT(3, 5, 7);
     }
-    BLOCKPACK_TILE_STORE_SUMS(0, sums);
-    BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
-    if (p.tiles == 2) {
-      BLOCKPACK_TILE_STORE_SUMS(2, sums + sums_tile);
-      BLOCKPACK_TILE_STORE_SUMS(3, sums + sums_tile + 16);
-    }
+    w += 2 * kTile;
+    x += x_step;
+  }
+  BLOCKPACK_TILE_STORE_SUMS(0, sums);
+  BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
+  if (T * P == 2) {
+    BLOCKPACK_TILE_STORE_SUMS(2, sums + second);
+    BLOCKPACK_TILE_STORE_SUMS(3, sums + second + 16);
+  }
+}
+
+template <bool A>
+static void stream_panels(const BlockProduct& p) {
+  std::ptrdiff_t panel = 0;
+  if (p.tiles == 1) {
+    for (; panel + 2 <= p.panels; panel += 2) stream_part<1, 2, A>(p, panel);
+    if (panel < p.panels) stream_part<1, 1, A>(p, panel);
+  } else {
+    for (; panel < p.panels; ++panel) stream_part<2, 1, A>(p, panel);
   }
 }
 
@@ -290,11 +315,11 @@ static void blocks(const BlockProduct& p) {
 }
 
 void block_bf16(const BlockProduct& p) noexcept {
-  configure(p.tile_rows);
+  configure(p.tile_rows, p.tiles == 1 ? 5 : 6);
   if (p.y != nullptr) {
     blocks<true>(p);
   } else if (p.tiles <= 2) {
-    stream_panels(p);
+    p.next_w != nullptr ? stream_panels<true>(p) : stream_panels<false>(p);
   } else {
     blocks<false>(p);
   }

@@ -41,7 +41,7 @@ struct BlockProduct {
   float* sums;           ///< panel p, tile t at sums + p * sums_panel + t * tile_rows * 32, rows of 32
   std::ptrdiff_t sums_panel;
   bool accumulate;     ///< false: the sums start at zero
-  const void* next_w;  ///< hint: weights wanted after the last panel (one panel's block), or null
+  const void* next_w;  ///< hint: weights wanted after the last panel (one panel's block); null: none, all are in L2
   const void* next_x;  ///< hint: the next block of x, or null
   std::ptrdiff_t next_x_bytes;
   // The last block, where the kernel can write y, all panels are whole and nothing but a bias is added: y of panel 0,
