@@ -38,7 +38,7 @@ void loop_row(benchmark::State& state, double (*loop)(std::int64_t) noexcept, in
 
 void copy_row(benchmark::State& state) {
   constexpr std::size_t kBytes = 48000000;
-  const PinToOneCore pin(true);
+  const PinThreads pin(1);
   std::vector<char> src(kBytes / 2, 1), dst(kBytes / 2);
   const double seconds = time_calls(state, 1, 2, [&] {
     std::memcpy(dst.data(), src.data(), src.size());

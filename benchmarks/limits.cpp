@@ -9,10 +9,6 @@
 #include <thread>
 #include <vector>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
-
 #include "blockpack/core/isa.hpp"
 #include "kernels/limit_loops.hpp"
 #include "large_buffer.hpp"
@@ -39,7 +35,7 @@ const unsigned char* read_memory(std::size_t bytes) {
 template <class F>
 double run_together(int threads, const F& f) {
   if (threads == 1) {
-    const PinToOneCore pin(true);
+    const PinThreads pin(1);
     const Stopwatch watch(1);
     f(0);
     return watch.seconds();
@@ -47,12 +43,14 @@ double run_together(int threads, const F& f) {
   std::atomic<int> ready{0};
   std::vector<std::thread> others;
   const auto body = [&](int t) {
+    PinThreads::pin_self(t);
     ready.fetch_add(1);
     while (ready.load() < threads) {
     }
     f(t);
   };
   for (int t = 1; t < threads; ++t) others.emplace_back(body, t);
+  const PinThreads pin(1);
   ready.fetch_add(1);
   while (ready.load() < threads) {
   }
@@ -88,25 +86,6 @@ double tiles_amx_bf16(std::int64_t) noexcept { return 0; }
 double tiles_amx_int8(std::int64_t) noexcept { return 0; }
 #endif
 
-PinToOneCore::PinToOneCore(bool active) {
-#if defined(__linux__)
-  if (!active || sched_getaffinity(0, sizeof before_, &before_) != 0) return;
-  const int here = sched_getcpu();
-  if (here < 0) return;
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(static_cast<unsigned>(here), &one);
-  pinned_ = sched_setaffinity(0, sizeof one, &one) == 0;
-#else
-  static_cast<void>(active);
-#endif
-}
-PinToOneCore::~PinToOneCore() {
-#if defined(__linux__)
-  if (pinned_) sched_setaffinity(0, sizeof before_, &before_);
-#endif
-}
-
 Limits& limits() {
   static Limits instance;
   return instance;
@@ -125,7 +104,7 @@ ReadRate Limits::measure_read(double footprint_bytes, int threads, int streams) 
   const std::size_t slice = part / slices / kUnit * kUnit;
   const int passes = std::max(1, static_cast<int>(kEnough / static_cast<double>(slice * threads)));
   double best = 1e9;
-  for (int trial = 0; trial < 2; ++trial) {
+  for (int trial = 0; trial < 2 * threads; ++trial) {
     const std::size_t offset = slice * (turn++ % slices);
     std::atomic<std::uint64_t> sink{0};
     const double seconds = run_together(threads, [&](int t) {

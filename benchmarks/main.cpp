@@ -3,6 +3,7 @@
 // explains rows, columns and method.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -116,7 +117,7 @@ int run(int argc, char** argv) {
   bench::Suite suite;
   bench::add_limit_rows(suite, options);
   bench::add_matmul_rows(suite, contestants, options);
-  bench::add_codec_rows(suite, options);
+  bench::add_entropy_rows(suite, options);
   if (list) return suite.list(filter);
 
   std::vector<char*> arguments;

@@ -182,7 +182,7 @@ void matmul_row(benchmark::State& state, const std::string& group_name, const Ca
 
     // Warm: every copy three times where they fit the last-level cache, for one pass need not displace what was there.
     const std::size_t warm = c.footprint >= kDramFootprint ? 2 : 3 * contestant.copies.size();
-    const PinToOneCore pin(threads == 1);
+    const PinThreads pin(threads);
     const double seconds = time_calls(state, threads, warm, [&] { group.run_next(contestant, threads); });
 
     state.counters["GBps"] = bytes / seconds * 1e-9;

@@ -25,18 +25,18 @@ class Stopwatch {
   double start_;
 };
 
-/// Keeps the calling thread on one core while it is alive, and restores where it may run. Threads started meanwhile
-/// would inherit the pin: use it around work on one thread only.
-class PinToOneCore {
+/// While it is alive, keeps the calling thread on the first core the program may use, and thread t of the OpenMP team
+/// on core t: a worker that shares the core of its master makes a call ten times longer. The calling thread gets its
+/// old freedom back, so that threads it starts elsewhere do not inherit the pin.
+class PinThreads {
  public:
-  explicit PinToOneCore(bool active);
-  ~PinToOneCore();
-  PinToOneCore(const PinToOneCore&) = delete;
-  PinToOneCore& operator=(const PinToOneCore&) = delete;
+  explicit PinThreads(int threads);
+  ~PinThreads();
+  PinThreads(const PinThreads&) = delete;
+  PinThreads& operator=(const PinThreads&) = delete;
 
- private:
-  cpu_set_t before_{};
-  bool pinned_ = false;
+  /// Puts the calling thread on core t of those the program may use, for good.
+  static void pin_self(int t) noexcept;
 };
 
 /// Runs `call` as often as the state asks and reports its time; returns the seconds of one call. The clock is read
