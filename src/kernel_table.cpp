@@ -60,6 +60,7 @@ constexpr Step kSteps[] = {
        install_dense_neon(t.dense, f);
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);
+       install_quant_neon(t.quant, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_DOT)

@@ -88,5 +88,6 @@ void visit_slots(const QuantKernels& k, Visitor&& visit) {
 void install_quant_scalar(QuantKernels& t, Features features) noexcept;
 void install_quant_avx2(QuantKernels& t, Features features) noexcept;
 void install_quant_avx512(QuantKernels& t, Features features) noexcept;
+void install_quant_neon(QuantKernels& t, Features features) noexcept;
 
 }  // namespace blockpack::kernels
