@@ -5,6 +5,7 @@
 
 #include <Eigen/Dense>
 #include <cstdio>
+#include <cstdlib>
 
 #include "blockpack/core/dense.hpp"
 #include "blockpack/core/eigen.hpp"
