@@ -62,11 +62,11 @@ TEST_CASE("apply equals the decoded dense product within the bound of its mode, 
   CAPTURE(form.name);
   for (const MatrixShape shape : kShapes) {
     if (small_budget() && shape.rows * shape.cols > 7000) continue;
-    const auto op = form.make(shape, 11);
-    const std::vector<float> w = decoded(op);
-    const auto check = form.checker(op);
     const auto in = static_cast<std::size_t>(shape.cols);
     for (const Isa isa : levels_here()) {
+      const auto op = form.make(shape, 11);  // a new one: the first use packs for this level
+      const std::vector<float> w = decoded(op);
+      const auto check = form.checker(op);
       for (const Activations mode : kModes) {
         for (const index_t tokens : kTokens) {
           const std::vector<float> x = random_normal(tokens * shape.cols, 5);
@@ -135,8 +135,8 @@ TEST_CASE("the bits of y do not depend on the number of threads", "[conformance]
   const Operator& form = GENERATE(from_range(operators()));
   CAPTURE(form.name);
   const MatrixShape shape = budget(MatrixShape{517, 515}, MatrixShape{70, 97});
-  const auto op = form.make(shape, 13);
   for (const Isa isa : levels_here()) {
+    const auto op = form.make(shape, 13);
     for (const Activations mode : kModes) {
       for (const index_t tokens : {1, 5, 40}) {
         const std::vector<float> x = random_normal(tokens * shape.cols, 17);
@@ -164,10 +164,10 @@ TEST_CASE("batch_invariant gives a token the same bits in every batch", "[confor
   const Operator& form = GENERATE(from_range(operators()));
   CAPTURE(form.name);
   const MatrixShape shape{70, 97};
-  const auto op = form.make(shape, 19);
   const index_t tokens = 37;
   const std::vector<float> x = random_normal(tokens * shape.cols, 23);
   for (const Isa isa : levels_here()) {
+    const auto op = form.make(shape, 19);
     for (const Activations mode : kModes) {
       ApplyOptions how = options(isa, mode);
       how.execution.batch_invariant = true;
@@ -189,8 +189,8 @@ TEST_CASE("strided and page-end x and y are read and written exactly", "[conform
   const Operator& form = GENERATE(from_range(operators()));
   CAPTURE(form.name);
   const MatrixShape shape{19, 47};
-  const auto op = form.make(shape, 29);
   for (const Isa isa : levels_here()) {
+    const auto op = form.make(shape, 29);
     for (const index_t tokens : {1, 2, 9, 17}) {
       for (const std::size_t shift : {0u, 4u, 20u}) {
         const index_t x_stride = shape.cols + 3, y_stride = shape.rows + 5;
@@ -224,8 +224,8 @@ TEST_CASE("the epilogue is function(x W + bias) * gate + residual", "[conformanc
   const Operator& form = GENERATE(from_range(operators()));
   CAPTURE(form.name);
   const MatrixShape shape{37, 65};
-  const auto op = form.make(shape, 37);
   for (const Isa isa : levels_here()) {
+    const auto op = form.make(shape, 37);
     for (const index_t tokens : {1, 7, 33}) {
       const std::vector<float> x = random_normal(tokens * shape.cols, 41);
       const std::vector<float> bias = random_normal(shape.rows, 43);
@@ -263,8 +263,8 @@ TEST_CASE("x and y may be bf16", "[conformance][kernels]") {
   const Operator& form = GENERATE(from_range(operators()));
   CAPTURE(form.name);
   const MatrixShape shape{41, 70};
-  const auto op = form.make(shape, 59);
   for (const Isa isa : levels_here()) {
+    const auto op = form.make(shape, 59);
     for (const Activations mode : {Activations::f32, Activations::bf16}) {
       for (const index_t tokens : {1, 5, 18}) {
         std::vector<float> x = random_normal(tokens * shape.cols, 61);
@@ -318,10 +318,10 @@ TEST_CASE("the transposed product is y times the decoded matrix", "[conformance]
   const Operator& form = GENERATE(from_range(operators()));
   CAPTURE(form.name);
   for (const MatrixShape shape : {MatrixShape{33, 70}, MatrixShape{1, 1}, MatrixShape{5, 0}, MatrixShape{0, 5}}) {
-    const auto op = form.make(shape, 67);
-    const std::vector<float> w = decoded(op);
-    const auto check = form.transpose_checker(op);
     for (const Isa isa : levels_here()) {
+      const auto op = form.make(shape, 67);
+      const std::vector<float> w = decoded(op);
+      const auto check = form.transpose_checker(op);
       for (const index_t tokens : {1, 4}) {
         const std::vector<float> y = random_normal(tokens * shape.rows, 71);
         std::vector<float> x(static_cast<std::size_t>(tokens * shape.cols));
