@@ -139,11 +139,14 @@ void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations 
   const bool invariant = how.execution.batch_invariant;
   const bool few = x.rows() <= engine::kFewTokens && p.k > 0;
   if (mode == Activations::bf16 && bf16_weights) {
-    if (few && !invariant && kernels.few_f32_bf16_bf16.fn != nullptr) {
+    // Tiles take up to 16 tokens in the time of one; only what comes from memory gains by four streams of dots.
+    const bool tiles = kernels.block_bf16.multiply.fn != nullptr;
+    const bool by_tiles = tiles && (invariant || x.rows() > 1 || engine::stay_in_l2(WeightType::bf16, p.n, p.k));
+    if (few && !by_tiles && !invariant && kernels.few_f32_bf16_bf16.fn != nullptr) {
       p.path = Path::bf16;
       return engine::multiply_few(p, w);
     }
-    if (kernels.block_bf16.multiply.fn != nullptr) {
+    if (tiles) {
       p.path = Path::bf16;
       return engine::multiply_blocks(p, engine::StoredPanels(w, p));
     }

@@ -85,9 +85,8 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
     const index_t column_slices = ceil_div(panels, plan.slice_panels);
     const index_t slices_per_task = w.reusable ? token_slices : 1;
     const bool one_step = w.step >= p.k;
-    // Weights of a small layer stay in L2 from call to call: prefetching them costs more than it brings.
-    constexpr index_t kL2Weights = index_t{5} << 18;
-    const bool in_l2 = panels * kPanelColumns * p.k <= kL2Weights / (p.path == Path::f32 ? 4 : 2);
+    // Prefetching weights that lie in L2 costs more than it brings.
+    const bool in_l2 = stay_in_l2(p.path == Path::f32 ? WeightType::f32 : WeightType::bf16, p.n, p.k);
     const bool can_write_y = kernel.writes_y && plan.tiles > 2 && p.k > 0 && plain_y(p);
 
     const index_t panel_sums = plan.slice_tiles * plan.tile_rows * kPanelColumns;
@@ -155,16 +154,16 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
 }
 
 void multiply_few(const Product& p, const PackedWeights& w) {
-  constexpr index_t kPanelsPerTask = 8;
   const FewRows x = few_rows(p);
   const auto& slot = p.path == Path::bf16           ? p.kernels.few_f32_bf16_bf16
                      : w.type() == WeightType::bf16 ? p.kernels.few_f32_f32_bf16
                                                     : p.kernels.few_f32_f32_f32;
   const index_t panels = ceil_div(p.n, kPanelColumns);
   const index_t panel_bytes = padded_depth(w.type(), p.k) * panel_row_bytes(w.type());
-  parallel_for(p.execution, ceil_div(panels, kPanelsPerTask), [&](index_t task) {
-    const index_t panel0 = task * kPanelsPerTask;
-    const index_t count = std::min(kPanelsPerTask, panels - panel0);
+  const index_t per_task = panels <= 64 ? 4 : 8;
+  parallel_for(p.execution, ceil_div(panels, per_task), [&](index_t task) {
+    const index_t panel0 = task * per_task;
+    const index_t count = std::min(per_task, panels - panel0);
     auto sums = AlignedBuffer<float>::uninitialized(p.x.rows() * count * kPanelColumns);
     kernels::FewProduct f{};
     f.x = x.data;

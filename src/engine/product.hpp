@@ -17,6 +17,11 @@ enum class Path : std::uint8_t { f32, bf16 };
 constexpr index_t panel_row_bytes(WeightType type) {
   return kernels::kPanelColumns * (type == WeightType::f32 ? 4 : 2);
 }
+/// Whether weights are so small that they stay in L2 from call to call.
+constexpr bool stay_in_l2(WeightType type, index_t n, index_t k) {
+  constexpr index_t kBytes = index_t{5} << 18;
+  return round_up(n, kernels::kPanelColumns) * k <= kBytes / (type == WeightType::f32 ? 4 : 2);
+}
 /// K padded to whole packing steps.
 constexpr index_t padded_depth(WeightType type, index_t k) {
   return round_up(k, type == WeightType::f32 ? 16 : kernels::kBf16Step);
