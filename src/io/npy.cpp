@@ -239,6 +239,7 @@ void swap_bytes(std::span<std::byte> data, NpyType type) {
 /// Column-major to row-major: walks the destination in order and the source by strides, like an odometer.
 AlignedBuffer<std::byte> row_major_copy(std::span<const std::byte> src, const Header& header) {
   auto dst = AlignedBuffer<std::byte>::uninitialized(size_cast<index_t>(src.size(), kFunction));
+  if (src.empty()) return dst;  // the strides of an array without elements may overflow
   const auto item = static_cast<std::size_t>(header.type.bytes);
   const std::size_t rank = header.shape.size();
   std::vector<std::uint64_t> strides(rank), at(rank, 0);

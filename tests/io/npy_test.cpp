@@ -87,6 +87,12 @@ TEST_CASE("column-major arrays of any rank, empty ones too", "[io]") {
   }
 }
 
+TEST_CASE("a column-major array without elements has no strides that could overflow", "[io]") {
+  const auto array = parse(npy(described("<f8", "True", "(2305843009213693951, 3, 0)"), ""));
+  CHECK(array.shape == Shape{2305843009213693951, 3, 0});
+  CHECK(array.values<double>().empty());
+}
+
 TEST_CASE("npy headers that are not exactly right are refused", "[io]") {
   const std::string data(4, '\0');
   const std::string good = described("<f4", "False", "(1,)");

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cfenv>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 
 #include "blockpack/core/random.hpp"
@@ -196,7 +197,10 @@ TEST_CASE("a tensor of any rank is a matrix", "[io]") {
 }
 
 TEST_CASE("pages of rows that were read are given back", "[io]") {
-  if (mapped_kib() < 0) return;  // no /proc, or an emulator that does not fill it
+  if (mapped_kib() < 0 || std::getenv("BLOCKPACK_BUDGET") != nullptr) {
+    WARN("not run: no /proc, or an emulator, whose own pages are counted");
+    return;
+  }
   const TempFolder folder;
   SyntheticModel model;
   model.bytes = std::uint64_t{48} << 20;
