@@ -232,11 +232,13 @@ void ShardedWriter::write(std::string_view tensor, std::uint64_t byte_offset, st
   impl_->shards[at->second].write(tensor, byte_offset, bytes);
 }
 
-void ShardedWriter::commit() {
-  for (SafetensorsWriter& shard : impl_->shards) shard.commit();
+void ShardedWriter::commit() { commit(impl_->metadata); }
+
+void ShardedWriter::commit(const Metadata& metadata) {
+  for (SafetensorsWriter& shard : impl_->shards) shard.commit(metadata);
   if (impl_->shards.size() == 1) return;
   std::string text = "{\"metadata\":{";
-  for (const auto& [key, value] : impl_->metadata) {
+  for (const auto& [key, value] : metadata) {
     if (key == "total_size") continue;
     text.append(io_detail::json_quoted(key)).append(":").append(io_detail::json_quoted(value)).append(",");
   }

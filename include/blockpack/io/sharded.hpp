@@ -76,6 +76,8 @@ class BLOCKPACK_API ShardedWriter {
   /// Puts the shards in place, then the index. A failure in between leaves shards without an index, which readers of a
   /// folder do not take for a model and the next run replaces.
   void commit();
+  /// The same with new metadata, whose header may be no longer than that of the metadata of the constructor.
+  void commit(const Metadata& metadata);
 
   std::size_t shard_count() const noexcept;
 
