@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// A codec is one fully specified scheme behind one type: how large the stored form of a matrix is, how to encode it
+/// (panel by panel where the format works row by row) and how to open stored bytes as an operator. The registry makes
+/// codecs from scheme strings; the compressed model streams matrices through them.
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "blockpack/core/any_linear.hpp"
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/engine.hpp"
+#include "blockpack/core/row_format.hpp"
+#include "blockpack/core/row_matrix.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+/// Name and size of one section of a stored matrix.
+struct SectionSize {
+  std::string name;
+  index_t bytes = 0;
+};
+
+/// Immutable; const members may be called from any number of threads at once.
+class BLOCKPACK_API Codec {
+ public:
+  virtual ~Codec() = default;
+
+  /// The canonical scheme string; parsing it gives an equal codec.
+  virtual std::string scheme() const = 0;
+
+  /// The sections of a matrix of that shape, in file order. ShapeError when a size overflows.
+  virtual std::vector<SectionSize> sections(MatrixShape shape) const = 0;
+
+  /// Whether row panels can be encoded one after another, so that memory does not grow with the matrix.
+  virtual bool row_wise() const noexcept = 0;
+
+  /// Memory `encode` needs beside its input and its output; 0 for row-wise codecs.
+  virtual index_t working_bytes(MatrixShape shape) const = 0;
+
+  /// Encodes the rows [first_row, first_row + w.rows()) of a matrix; for a codec that is not row-wise, w is the whole
+  /// matrix and first_row is 0. dst has one pointer per section, to the first byte of the first of these rows.
+  /// Errors: those of blockpack::encode_rows.
+  virtual void encode(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
+                      const EncodeOptions& options) const = 0;
+
+  /// The operator over stored sections, nothing copied. FormatError when names or sizes do not fit.
+  virtual AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy = {}) const = 0;
+
+  /// Stored bits per weight of a matrix of that shape, everything included; 0 for an empty one.
+  double bits_per_weight(MatrixShape shape) const {
+    double bytes = 0;
+    for (const SectionSize& s : sections(shape)) bytes += static_cast<double>(s.bytes);
+    const double weights = static_cast<double>(shape.rows) * static_cast<double>(shape.cols);
+    return weights == 0 ? 0.0 : 8.0 * bytes / weights;
+  }
+};
+
+/// The codec of a row format.
+template <RowFormat F>
+class RowCodec final : public Codec {
+ public:
+  explicit RowCodec(F format) : format_(std::move(format)) {}
+
+  std::string scheme() const override { return format_.scheme(); }
+  std::vector<SectionSize> sections(MatrixShape shape) const override {
+    std::vector<SectionSize> sizes;
+    for (const SectionSpec& s : format_.sections(shape.cols))
+      sizes.push_back({s.name, checked_mul(shape.rows, s.bytes_per_row, "sections")});
+    return sizes;
+  }
+  bool row_wise() const noexcept override { return true; }
+  index_t working_bytes(MatrixShape) const override { return 0; }
+  void encode(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
+              const EncodeOptions& options) const override {
+    encode_rows(format_, w, first_row, dst, options);
+  }
+  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
+    return RowMatrix<F>::from_sections(shape, format_, sections, policy);
+  }
+
+ private:
+  F format_;
+};
+
+template <RowFormat F>
+std::shared_ptr<const Codec> make_row_codec(F format) {
+  return std::make_shared<const RowCodec<F>>(std::move(format));
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

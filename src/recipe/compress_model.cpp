@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+
+#include "blockpack/core/sha256.hpp"
+#include "blockpack/recipe/compressed_model.hpp"
+#include "recipe/model_format.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+namespace {
+
+using namespace recipe_detail;
+
+constexpr index_t kUsefulBudget = index_t{32} << 20;  // larger panels were not faster
+constexpr index_t kMeasureBytes = index_t{1} << 20;
+constexpr std::size_t kCopyBytes = std::size_t{4} << 20;
+constexpr index_t kRowsPerTask = 16;
+
+/// One file or a folder of shards behind one face.
+class ModelWriter {
+ public:
+  ModelWriter(const std::filesystem::path& out, std::vector<TensorSpec> specs, const Metadata& metadata,
+              std::uint64_t max_shard_bytes) {
+    if (max_shard_bytes > 0) {
+      shards_.emplace(out, std::move(specs), metadata, max_shard_bytes);
+    } else {
+      const std::uint64_t reserve = SafetensorsWriter::header_bytes(specs, metadata);
+      file_.emplace(out, std::move(specs), metadata, reserve);
+    }
+  }
+  void write(std::string_view tensor, std::uint64_t offset, std::span<const std::byte> bytes) {
+    if (file_)
+      file_->write(tensor, offset, bytes);
+    else
+      shards_->write(tensor, offset, bytes);
+  }
+  void commit(const Metadata& metadata) {
+    if (file_)
+      file_->commit(metadata);
+    else
+      shards_->commit(metadata);
+  }
+
+ private:
+  std::optional<SafetensorsWriter> file_;
+  std::optional<ShardedWriter> shards_;
+};
+
+/// Everything one run needs; a tensor at a time goes through it.
+class Compressor {
+ public:
+  Compressor(const TensorStore& store, const Recipe& recipe, const std::filesystem::path& out,
+             const CompressOptions& options, const Registry& registry)
+      : store_(store), options_(options) {
+    plan(recipe, registry);
+    std::vector<TensorSpec> specs;
+    metadata_ = base_metadata(recipe);
+    for (std::size_t i = 0; i < tensors_.size(); ++i) declare(i, specs);
+    writer_.emplace(out, std::move(specs), metadata_, options.max_shard_bytes);
+  }
+
+  CompressReport run() {
+    options_.execution.report(0);
+    reserve_buffers();
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      if (codecs_[i] == nullptr)
+        copy(i);
+      else
+        compress(i);
+    }
+    options_.execution.throw_if_stopped();
+    writer_->commit(metadata_);
+    options_.execution.report(1);
+    return std::move(report_);
+  }
+
+ private:
+  void plan(const Recipe& recipe, const Registry& registry) {
+    if (store_.metadata().find(kVersionKey) != store_.metadata().end())
+      throw FormatError("compress_model: the input is a compressed model already; give the original model",
+                        "AlreadyCompressed");
+    std::vector<RecipeTensor> names;
+    for (const std::string& name : store_.names()) {
+      tensors_.push_back(store_.tensor(name));
+      names.push_back({name, is_matrix(tensors_.back().spec())});
+    }
+    const std::vector<std::string> schemes = plan_recipe(recipe, names);
+    std::map<std::string, std::shared_ptr<const Codec>, std::less<>> codecs;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      std::shared_ptr<const Codec> codec;
+      if (!schemes[i].empty()) {
+        std::shared_ptr<const Codec>& known = codecs[schemes[i]];
+        if (known == nullptr) known = registry.codec(schemes[i]);
+        codec = known;
+      }
+      codecs_.push_back(std::move(codec));
+      total_bytes_ += tensors_[i].data.bytes.size();
+    }
+  }
+
+  Metadata base_metadata(const Recipe& recipe) const {
+    Metadata metadata;
+    for (const auto& [key, value] : store_.metadata())
+      if (!key.starts_with(kPrefix)) metadata[key] = value;
+    metadata[std::string(kVersionKey)] = std::to_string(kFormatVersion);
+    metadata[std::string(kRecipeKey)] = recipe.to_json();
+    return metadata;
+  }
+
+  /// Adds what the file will hold for a tensor, with hashes of the right length to be filled in later.
+  void declare(std::size_t i, std::vector<TensorSpec>& specs) {
+    const Tensor& tensor = tensors_[i];
+    TensorReport entry{tensor.name, {}, tensor.shape, tensor.dtype, tensor.data.bytes.size(), 0, {}};
+    const std::size_t first = specs.size();
+    if (codecs_[i] == nullptr) {
+      specs.push_back(tensor.spec());
+      entry.stored_bytes = entry.source_bytes;
+    } else {
+      const Codec& codec = *codecs_[i];
+      const MatrixShape shape = matrix_shape(tensor.shape);
+      entry.scheme = codec.scheme();
+      metadata_[std::string(kTensorKey) + tensor.name] = to_string(TensorEntry{entry.scheme, shape, tensor.dtype});
+      for (const SectionSize& section : codec.sections(shape)) {
+        specs.push_back(section_spec(codec, shape, tensor.name, section));
+        entry.stored_bytes += static_cast<std::uint64_t>(section.bytes);
+        if (store_.contains(specs.back().name))
+          throw FormatError(fmt::format("compress_model: the model has a tensor '{}', the name a section of '{}' takes",
+                                        specs.back().name, tensor.name),
+                            "NameCollision", -1, tensor.name);
+      }
+    }
+    for (std::size_t s = first; s < specs.size(); ++s)
+      metadata_[std::string(kHashKey) + specs[s].name] = std::string(kHashDigits, '0');
+    report_.tensors.push_back(std::move(entry));
+  }
+
+  void advance(std::uint64_t bytes) {
+    done_bytes_ += bytes;
+    options_.execution.throw_if_stopped();
+    options_.execution.report(0.999 * static_cast<double>(done_bytes_) /
+                              static_cast<double>(std::max<std::uint64_t>(total_bytes_, 1)));
+  }
+
+  void set_hash(const std::string& stored_name, Sha256& hash) {
+    metadata_[std::string(kHashKey) + stored_name] = hash.hex();
+  }
+
+  void copy(std::size_t i) {
+    const Tensor& tensor = tensors_[i];
+    Sha256 hash;
+    for_each_piece(tensor.data.bytes, kCopyBytes, [&](std::size_t at, std::span<const std::byte> piece) {
+      hash.update(piece);
+      writer_->write(tensor.name, at, piece);
+      if (tensor.mapping != nullptr) tensor.mapping->release(piece);
+      advance(piece.size());
+    });
+    set_hash(tensor.name, hash);
+  }
+
+  /// Rows of a panel so that input pages, floats, encoded bytes and the measuring buffer fit the budget.
+  index_t panel_rows(const Tensor& tensor, const Codec& codec, MatrixShape shape) {
+    index_t row_bytes =
+        static_cast<index_t>(tensor.data.bytes.size()) / shape.rows + shape.cols * index_t{sizeof(float)};
+    for (const SectionSize& s : codec.sections(shape)) row_bytes += ceil_div(s.bytes, shape.rows);
+    index_t rows = shape.rows, extra = 0;
+    if (codec.row_wise()) {
+      extra = options_.measure ? kMeasureBytes : 0;
+      const index_t budget = std::max<index_t>(1, std::min(options_.panel_budget, kUsefulBudget) - extra);
+      rows = std::clamp<index_t>(budget / row_bytes, 1, shape.rows);
+      if (rows > kRowsPerTask && rows < shape.rows) rows -= rows % kRowsPerTask;
+    } else {
+      extra = codec.working_bytes(shape);
+    }
+    report_.peak_working_bytes = std::max(report_.peak_working_bytes, rows * row_bytes + extra);
+    return rows;
+  }
+
+  static index_t measured_rows(MatrixShape panel) {
+    return std::clamp<index_t>(kMeasureBytes / (panel.cols * index_t{sizeof(float)}), 1, panel.rows);
+  }
+
+  /// Bytes set aside for one encoded section of a panel.
+  static index_t section_room(const Codec& codec, MatrixShape shape, const SectionSize& section, index_t rows) {
+    return round_up(codec.row_wise() ? section.bytes / shape.rows * rows : section.bytes, 64);
+  }
+
+  /// One set of buffers for all tensors: freeing and allocating again would leave holes in the heap that grow with the
+  /// model.
+  void reserve_buffers() {
+    index_t panel = 0, encoded = 0, decoded = 0;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      if (codecs_[i] == nullptr) continue;
+      const MatrixShape shape = matrix_shape(tensors_[i].shape);
+      const index_t rows = panel_rows(tensors_[i], *codecs_[i], shape);
+      index_t room = 0;
+      for (const SectionSize& s : codecs_[i]->sections(shape))
+        room = checked_add(room, section_room(*codecs_[i], shape, s, rows), "compress_model");
+      panel = std::max(panel, checked_mul(rows, shape.cols, "compress_model"));
+      encoded = std::max(encoded, room);
+      if (options_.measure)
+        decoded = std::max(decoded, checked_mul(measured_rows({rows, shape.cols}), shape.cols, "compress_model"));
+    }
+    panel_ = AlignedBuffer<float>::uninitialized(panel);
+    encoded_ = AlignedBuffer<std::byte>::uninitialized(encoded);
+    decoded_ = AlignedBuffer<float>::uninitialized(decoded);
+  }
+
+  void compress(std::size_t i) {
+    const Tensor& tensor = tensors_[i];
+    try {
+      compress_matrix(tensor, *codecs_[i], report_.tensors[i]);
+    } catch (const ValueError& error) {
+      throw ValueError(fmt::format("tensor '{}': {}", tensor.name, error.what()));
+    } catch (const UnsupportedError& error) {
+      throw UnsupportedError(fmt::format("tensor '{}': {}", tensor.name, error.what()));
+    }
+  }
+
+  void compress_matrix(const Tensor& tensor, const Codec& codec, TensorReport& entry) {
+    const MatrixShape shape = matrix_shape(tensor.shape);
+    const index_t rows = panel_rows(tensor, codec, shape);
+    const std::vector<SectionSize> sections = codec.sections(shape);
+    EncodeOptions encoding;
+    encoding.non_finite = options_.non_finite;
+    encoding.execution = options_.execution;
+    encoding.execution.progress = nullptr;
+
+    std::vector<std::byte*> dst;
+    index_t used = 0;
+    for (const SectionSize& size : sections) {
+      dst.push_back(encoded_.data() + used);
+      used += section_room(codec, shape, size, rows);
+    }
+    std::vector<Sha256> hashes(sections.size());
+    for (index_t first = 0; first < shape.rows; first += rows) {
+      const index_t count = std::min(rows, shape.rows - first);
+      const MatrixView<float> w(panel_.data(), count, shape.cols);
+      read_panel(tensor, first, w, encoding.execution);
+      codec.encode(w, first, dst, encoding);
+      const auto bytes_of = [&](std::size_t s) {
+        const index_t bytes = codec.row_wise() ? sections[s].bytes / shape.rows * count : sections[s].bytes;
+        return std::span<const std::byte>(dst[s], static_cast<std::size_t>(bytes));
+      };
+      for (std::size_t s = 0; s < sections.size(); ++s) {
+        const std::uint64_t offset = static_cast<std::uint64_t>(sections[s].bytes / shape.rows * first);
+        hashes[s].update(bytes_of(s));
+        writer_->write(section_tensor_name(tensor.name, sections[s].name), offset, bytes_of(s));
+      }
+      if (options_.measure) {
+        std::vector<Section> views;
+        for (std::size_t s = 0; s < sections.size(); ++s)
+          views.push_back({sections[s].name, SharedBytes(bytes_of(s), nullptr)});
+        measure(codec.open({count, shape.cols}, views, PackPolicy::none()), w, first, entry.error);
+      }
+      advance(tensor.data.bytes.size() / static_cast<std::size_t>(shape.rows) * static_cast<std::size_t>(count));
+    }
+    for (std::size_t s = 0; s < sections.size(); ++s)
+      set_hash(section_tensor_name(tensor.name, sections[s].name), hashes[s]);
+  }
+
+  static void read_panel(const Tensor& tensor, index_t first, MatrixView<float> w, const Execution& how) {
+    parallel_for(how, ceil_div(w.rows(), kRowsPerTask), [&](index_t task) {
+      const index_t row = task * kRowsPerTask;
+      const index_t count = std::min(kRowsPerTask, w.rows() - row);
+      read_rows_f32(tensor, first + row, w.rows_from(row, count), Pages::keep);
+    });
+    release_rows(tensor, first, w.rows());
+  }
+
+  void measure(const AnyLinear& op, MatrixView<const float> w, index_t first, ErrorStats& error) {
+    const index_t step = measured_rows(w.shape());
+    for (index_t at = 0; at < w.rows(); at += step) {
+      const index_t count = std::min(step, w.rows() - at);
+      const MatrixView<float> y(decoded_.data(), count, w.cols());
+      parallel_for(options_.execution, ceil_div(count, kRowsPerTask), [&](index_t task) {
+        const index_t row = task * kRowsPerTask;
+        std::vector<index_t> rows(static_cast<std::size_t>(std::min(kRowsPerTask, count - row)));
+        std::iota(rows.begin(), rows.end(), at + row);
+        op.decode_rows(rows, y.rows_from(row, static_cast<index_t>(rows.size())));
+      });
+      error.add(w.rows_from(at, count), y, first + at, options_.execution);
+    }
+  }
+
+  const TensorStore& store_;
+  const CompressOptions& options_;
+  std::vector<Tensor> tensors_;
+  std::vector<std::shared_ptr<const Codec>> codecs_;  // null: kept
+  std::optional<ModelWriter> writer_;
+  Metadata metadata_;
+  AlignedBuffer<float> panel_;        // rows of the source
+  AlignedBuffer<std::byte> encoded_;  // their sections, one after another
+  AlignedBuffer<float> decoded_;      // some of them back again, to measure
+  CompressReport report_;
+  std::uint64_t total_bytes_ = 0;
+  std::uint64_t done_bytes_ = 0;
+};
+
+}  // namespace
+
+CompressReport compress_model(const std::filesystem::path& in, const Recipe& recipe, const std::filesystem::path& out,
+                              const CompressOptions& options, const Registry& registry) {
+  if (options.panel_budget <= 0)
+    throw ValueError(
+        fmt::format("compress_model: panel_budget is {}, a positive number of bytes needed", options.panel_budget));
+  const TensorStore store = TensorStore::open(in);
+  return Compressor(store, recipe, out, options, registry).run();
+}
+
+std::uint64_t CompressReport::source_bytes() const noexcept {
+  std::uint64_t sum = 0;
+  for (const TensorReport& t : tensors) sum += t.source_bytes;
+  return sum;
+}
+
+std::uint64_t CompressReport::stored_bytes() const noexcept {
+  std::uint64_t sum = 0;
+  for (const TensorReport& t : tensors) sum += t.stored_bytes;
+  return sum;
+}
+
+double CompressReport::bits_per_weight() const noexcept {
+  double bits = 0, weights = 0;
+  for (const TensorReport& t : tensors) {
+    if (t.scheme.empty()) continue;
+    bits += 8.0 * static_cast<double>(t.stored_bytes);
+    weights += static_cast<double>(t.shape[0]) * static_cast<double>(t.shape[1]);
+  }
+  return weights == 0 ? 0.0 : bits / weights;
+}
+
+ErrorStats CompressReport::error() const {
+  ErrorStats all;
+  for (const TensorReport& t : tensors) all.merge(t.error);
+  return all;
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

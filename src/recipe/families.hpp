@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// The scheme families of the library, by concept.
+
+#include "blockpack/recipe/registry.hpp"
+
+namespace blockpack::recipe_detail {
+
+void add_dense_families(Registry& registry);  ///< f32, bf16, fp16
+void add_quant_families(Registry& registry);  ///< block floating point, MX, group integers
+
+}  // namespace blockpack::recipe_detail

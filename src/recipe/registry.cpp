@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "blockpack/recipe/registry.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "recipe/families.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+const Registry& Registry::standard() {
+  static const Registry registry = [] {
+    Registry r;
+    r.add(SchemeAlgorithm{"nearest", "round to the nearest code; what every format does when nothing is said"});
+    recipe_detail::add_dense_families(r);
+    recipe_detail::add_quant_families(r);
+    return r;
+  }();
+  return registry;
+}
+
+void Registry::add(SchemeFamily family) {
+  for (const SchemeFamily& known : families_)
+    for (const std::string& name : family.names)
+      if (std::find(known.names.begin(), known.names.end(), name) != known.names.end())
+        throw ValueError(fmt::format("Registry::add: the format {} is registered already", name));
+  for (const std::string& name : family.algorithms)
+    if (std::none_of(algorithms_.begin(), algorithms_.end(), [&](const auto& a) { return a.name == name; }))
+      throw ValueError(fmt::format("Registry::add: the algorithm {} of {} is unknown", name, family.pattern));
+  families_.push_back(std::move(family));
+}
+
+void Registry::add(SchemeAlgorithm algorithm) {
+  for (const SchemeAlgorithm& known : algorithms_)
+    if (known.name == algorithm.name)
+      throw ValueError(fmt::format("Registry::add: the algorithm {} is registered already", algorithm.name));
+  algorithms_.push_back(std::move(algorithm));
+}
+
+std::vector<ListedScheme> Registry::listed() const {
+  std::vector<ListedScheme> all;
+  for (const SchemeFamily& family : families_) all.insert(all.end(), family.listed.begin(), family.listed.end());
+  return all;
+}
+
+std::shared_ptr<const Codec> Registry::codec(std::string_view scheme) const { return codec(parse_scheme(scheme)); }
+
+std::shared_ptr<const Codec> Registry::codec(const Scheme& scheme) const {
+  const auto unknown = [&](std::size_t offset, const std::string& what) {
+    try {
+      fail_scheme(scheme.text, offset, what);
+    } catch (const FormatError& error) {
+      throw FormatError(error.what(), "UnknownScheme", error.byte_offset());
+    }
+  };
+  if (scheme.kind != Scheme::Kind::format)
+    unknown(0, "no registered algorithm chooses formats by a target; name a format, for example int4-g32");
+  const SchemeFamily* family = nullptr;
+  for (const SchemeFamily& f : families_)
+    if (std::find(f.names.begin(), f.names.end(), scheme.format.text) != f.names.end()) family = &f;
+  if (family == nullptr) {
+    std::string known;
+    for (const SchemeFamily& f : families_) known += (known.empty() ? "" : ", ") + f.pattern;
+    unknown(scheme.format.offset, fmt::format("unknown format '{}'; known are {}", scheme.format.text, known));
+  }
+  for (std::size_t i = 0; i < scheme.algorithms.size(); ++i) {
+    const SchemeToken& algorithm = scheme.algorithms[i];
+    if (std::none_of(algorithms_.begin(), algorithms_.end(), [&](const auto& a) { return a.name == algorithm.text; })) {
+      std::string known;
+      for (const SchemeAlgorithm& a : algorithms_) known += (known.empty() ? "" : ", ") + a.name;
+      unknown(algorithm.offset, fmt::format("unknown algorithm '{}'; known are {}", algorithm.text, known));
+    }
+    if (std::find(family->algorithms.begin(), family->algorithms.end(), algorithm.text) == family->algorithms.end())
+      fail_scheme(scheme.text, algorithm.offset,
+                  fmt::format("{} does not take the algorithm {}", scheme.format.text, algorithm.text));
+    for (std::size_t j = 0; j < i; ++j)
+      if (scheme.algorithms[j].text == algorithm.text)
+        fail_scheme(scheme.text, algorithm.offset, fmt::format("the algorithm {} is given twice", algorithm.text));
+  }
+  return family->make(scheme);
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

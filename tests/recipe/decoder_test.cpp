@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// The embedded language model through the example decoder: golden logits, bits per byte, and the published figures of
+// plain rounding.
+#include "../../examples/decoder/evaluate.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "blockpack/io/npy.hpp"
+#include "recipe/model_support.hpp"
+#include "support/budget.hpp"
+#include "support/catch.hpp"
+#include "support/levels.hpp"
+
+namespace blockpack {
+namespace {
+
+using namespace blockpack::test;
+
+std::filesystem::path golden_models() {
+  const char* folder = std::getenv("BLOCKPACK_GOLDEN");
+  return std::filesystem::path(folder != nullptr ? folder : BLOCKPACK_GOLDEN_DEFAULT) / "models";
+}
+
+example::ByteDecoder decoder_of(const std::filesystem::path& model) {
+  return {CompressedModel::open(model), example::DecoderConfig::load(kEmbeddedModel / "config.json")};
+}
+
+double bits_per_byte(const std::filesystem::path& model, index_t windows, Activations activations) {
+  ApplyOptions how;
+  how.activations = activations;
+  const auto text = example::read_bytes(kEmbeddedModel / "test.txt");
+  return example::evaluate(decoder_of(model), text, windows, how).bits_per_byte;
+}
+
+TEST_CASE("the decoder gives the golden logits of the embedded model", "[recipe][golden][smoke]") {
+  const auto manifest = nlohmann::json::parse(file_content(golden_models() / "manifest.json"));
+  int cases = 0;
+  for (const auto& entry : manifest.at("cases")) {
+    const std::string name = entry.at("case");
+    if (!name.starts_with("bytelm")) continue;  // other models have no example here
+    REQUIRE(name == "bytelm_logits");
+    ++cases;
+    const NpyArray bytes = read_npy(golden_models() / entry.at("inputs").at("bytes").get<std::string>());
+    const NpyArray logits = read_npy(golden_models() / entry.at("outputs").at("logits").get<std::string>());
+    const std::vector<std::uint8_t> text = bytes.values<std::uint8_t>();
+    const std::vector<float> expected = logits.values<float>();
+    REQUIRE(bytes.shape.size() == 2);
+    REQUIRE(expected.size() == text.size() * 256);
+    const example::ByteDecoder decoder = decoder_of(kEmbeddedModel / "model.safetensors");
+    for (const Isa isa : levels_here()) {
+      CAPTURE(isa);
+      ApplyOptions how;
+      how.activations = Activations::f32;
+      how.execution.isa = isa;
+      std::vector<float> got(expected.size());
+      decoder.logits(text, bytes.shape[1], MatrixView<float>(got.data(), static_cast<index_t>(text.size()), 256), how);
+      float worst = 0;
+      for (std::size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - expected[i]));
+      CHECK(worst <= 1e-3f);
+    }
+  }
+  CHECK(cases == 1);
+}
+
+TEST_CASE("the decoder's logits do not depend on threads or on the windows beside", "[recipe]") {
+  const example::ByteDecoder decoder = decoder_of(kEmbeddedModel / "model.safetensors");
+  const auto text = example::read_bytes(kEmbeddedModel / "test.txt");
+  const std::span<const std::uint8_t> two(text.data(), 2 * 16);
+  std::vector<float> reference(2 * 16 * 256), other = reference;
+  ApplyOptions how;
+  how.execution.batch_invariant = true;
+  how.execution.threads = 1;
+  decoder.logits(two, 16, MatrixView<float>(reference.data(), 32, 256), how);
+  for (const int threads : {2, 3, 4}) {
+    how.execution.threads = threads;
+    decoder.logits(two, 16, MatrixView<float>(other.data(), 32, 256), how);
+    CHECK(reference == other);
+  }
+  decoder.logits(two.subspan(16), 16, MatrixView<float>(other.data(), 16, 256), how);
+  CHECK(std::equal(reference.begin() + 16 * 256, reference.end(), other.begin()));
+  CHECK_THROWS_AS(decoder.logits(two, 15, MatrixView<float>(other.data(), 32, 256), how), ShapeError);
+}
+
+TEST_CASE("bits per byte of the embedded model are the published ones", "[recipe][golden]") {
+  const index_t windows = budget<index_t>(128, 4);
+  const bool whole = windows == 128;
+  const TemporaryFolder folder;
+  const auto bits_of = [&](const char* scheme, Activations activations, index_t count) {
+    compress_model(kEmbeddedModel / "model.safetensors", Recipe::parse(scheme), folder / "model");
+    return bits_per_byte(folder / "model", count, activations);
+  };
+  const double plain = bits_per_byte(kEmbeddedModel / "model.safetensors", windows, Activations::f32);
+  const double int4 = bits_of("int4-g32", Activations::f32, windows);
+  const double mxfp4 = bits_of("mxfp4", Activations::f32, windows);
+  if (whole) {
+    CHECK(plain == Approx(2.1013).margin(0.00005));
+    CHECK(int4 == Approx(2.1238).margin(0.0001));
+    CHECK(mxfp4 == Approx(2.1400).margin(0.0001));
+  } else {
+    CHECK(int4 == Approx(plain).margin(0.1));
+    CHECK(mxfp4 == Approx(plain).margin(0.1));
+  }
+  // What holds bf16 exactly holds the model exactly, and the mode users get by default costs next to nothing.
+  const double few = bits_per_byte(kEmbeddedModel / "model.safetensors", 4, Activations::f32);
+  CHECK(bits_of("f32", Activations::f32, 4) == Approx(few).margin(1e-5));
+  CHECK(bits_of("bf16", Activations::f32, 4) == Approx(few).margin(1e-5));
+  for (const char* scheme : {"f32", "bf16", "int8-g128", "mxfp8-e4m3", "int4-g32", "mxfp4"}) {
+    CAPTURE(scheme);
+    CHECK(bits_of(scheme, Activations::automatic, 4) == Approx(bits_of(scheme, Activations::f32, 4)).margin(0.005));
+  }
+}
+
+TEST_CASE("another architecture is refused by name", "[recipe]") {
+  const TemporaryFolder folder;
+  write_model(folder / "in", small_model());
+  const auto config = example::DecoderConfig::load(kEmbeddedModel / "config.json");
+  const auto message = [&](const std::filesystem::path& path) -> std::string {
+    try {
+      example::ByteDecoder(CompressedModel::open(path), config);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return {};
+  };
+  CHECK(message(folder / "in").find("another architecture: no tensor embed_tokens.weight") != std::string::npos);
+  Metadata metadata;
+  std::vector<Filled> tensors = read_model(kEmbeddedModel / "model.safetensors", metadata);
+  tensors[0].spec.shape = {128, 256};
+  write_model(folder / "in", tensors);
+  CHECK(message(folder / "in").find("has another shape") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace blockpack
