@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program compress_model as people run it: what it prints, what it refuses, what a kill leaves behind.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "blockpack/core/random.hpp"
+#include "recipe/model_support.hpp"
+#include "support/budget.hpp"
+#include "support/catch.hpp"
+#include "support/process.hpp"
+#include "support/synthetic_model.hpp"
+
+namespace blockpack {
+namespace {
+
+using namespace blockpack::test;
+namespace fs = std::filesystem;
+
+const fs::path kModel = kEmbeddedModel / "model.safetensors";
+
+/// Through the emulator of a cross build where there is one (words separated by bars).
+ProcessResult run(const std::vector<std::string>& arguments, const ProcessOptions& options = {}) {
+  std::vector<std::string> words;
+  std::istringstream emulator(BLOCKPACK_EMULATOR);
+  for (std::string word; std::getline(emulator, word, '|');) words.push_back(word);
+  words.push_back(BLOCKPACK_COMPRESS_MODEL);
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  const std::string program = words.front();
+  words.erase(words.begin());
+  return run_process(program, words, options);
+}
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+/// Exit code 1, nothing on stdout, one line on stderr that contains `part`.
+void check_refused(const ProcessResult& result, const std::string& part) {
+  CAPTURE(part, result.out, result.err, result.signal);
+  CHECK(result.exit_code == 1);
+  CHECK(result.out.empty());
+  CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+  CHECK(has(result.err, "compress_model: "));
+  CHECK(has(result.err, part));
+}
+
+TEST_CASE("schemes lists every format with its bits, then the algorithms", "[cli]") {
+  const ProcessResult result = run({"schemes"});
+  REQUIRE(result.exit_code == 0);
+  for (const ListedScheme& s : Registry::standard().listed()) CHECK(has(result.out, "\n" + s.scheme + " "));
+  CHECK(has(result.out, "int4-g32                4.5000"));
+  CHECK(has(result.out, "mxfp4                   4.2500"));
+  CHECK(has(result.out, "nearest"));
+}
+
+TEST_CASE("inspect shows tensors, entropies and the ranking of the blocks", "[cli]") {
+  const ProcessResult result = run({"inspect", kModel.string()});
+  REQUIRE(result.exit_code == 0);
+  CHECK(has(result.out, "layers.0.q_proj.weight"));
+  CHECK(has(result.out, "most important: layers."));
+  CHECK(has(result.out, "least important, first to remove: layers."));
+}
+
+TEST_CASE("compress, verify and evaluate work together", "[cli][smoke]") {
+  const TemporaryFolder folder;
+  const std::string out = folder / "small";
+  const ProcessResult compressed = run({"compress", "--recipe", "int4-g32", kModel.string(), out});
+  REQUIRE(compressed.exit_code == 0);
+  CHECK(has(compressed.out, "4.500 bits per weight"));
+  CHECK(folder.count() == 1);
+  const ProcessResult verified = run({"verify", out, "--original", kModel.string()});
+  CHECK(verified.exit_code == 0);
+  CHECK(has(verified.out, "stored tensors are intact"));
+  CHECK(has(verified.out, "SQNR"));
+  const ProcessResult evaluated = run({"evaluate", out, "--windows", "4"});
+  CHECK(evaluated.exit_code == 0);
+  CHECK(has(evaluated.out, "uncompressed"));
+  const ProcessResult inspected = run({"inspect", out});
+  CHECK(inspected.exit_code == 0);
+  CHECK(has(inspected.out, "compressed (version 1) by {\"default\":\"int4-g32\"}"));
+
+  std::string content = file_content(out);
+  content[content.size() - 10] ^= 1;
+  write_content(out, content);
+  const ProcessResult damaged = run({"verify", out});
+  CHECK(damaged.exit_code == 1);
+  CHECK(has(damaged.err, "is damaged; compress the original again"));
+}
+
+TEST_CASE("a recipe file gives each tensor its scheme", "[cli]") {
+  const TemporaryFolder folder;
+  write_content(folder / "recipe.json",
+                R"({"keep": "embed*", "rules": [{"tensors": "*.q_proj.*", "scheme": "int8-g128"}],
+                                            "default": "mxfp4"})");
+  const ProcessResult result = run({"compress", "-r", folder / "recipe.json", kModel.string(), folder / "out"});
+  REQUIRE(result.exit_code == 0);
+  const CompressedModel model = CompressedModel::open(folder / "out");
+  CHECK(model.find_compressed("embed_tokens.weight") == nullptr);
+  CHECK(model.find_compressed("layers.3.q_proj.weight")->scheme == "int8-g128");
+  CHECK(model.find_compressed("layers.3.k_proj.weight")->scheme == "mxfp4");
+}
+
+TEST_CASE("the demo prints eight rows and writes a page that needs nothing else", "[cli]") {
+  const TemporaryFolder folder;
+  const ProcessResult result = run({"demo", "--windows", "2", "--report", folder / "report.html"});
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  for (const char* scheme : {"f32", "bf16", "int8-g128", "bfp12-b32", "mxfp8-e4m3", "mxfp6-e2m3", "mxfp4", "int4-g32"})
+    CHECK(has(result.out, std::string("\n") + scheme + " "));
+  CHECK(has(result.out, "uncompressed: "));
+  CHECK(folder.count() == 1);
+  const std::string page = file_content(folder / "report.html");
+  CHECK(page.size() > 50000);
+  CHECK(has(page, "uPlot"));
+  CHECK_FALSE(has(page, "/*{{"));
+  CHECK_FALSE(has(page, "src=\"http"));
+  CHECK_FALSE(has(page, "href=\"http"));
+}
+
+TEST_CASE("the render check passes the page and fails a script error or an empty plot", "[cli][slow]") {
+  const TemporaryFolder folder;
+  const std::string check = (fs::path(BLOCKPACK_SOURCE_DIR) / "examples" / "report" / "check.sh").string();
+  const auto rendered = [&] { return run_process(check, {folder / "report.html"}); };
+  REQUIRE(run({"demo", "--windows", "2", "--report", folder / "report.html"}).exit_code == 0);
+  const ProcessResult good = rendered();
+  if (good.exit_code == 77) {
+    WARN("no Chromium here: " << good.out);
+    return;
+  }
+  CHECK(good.exit_code == 0);
+  const std::string page = file_content(folder / "report.html");
+  const auto with = [&](const std::string& part, const std::string& by) {
+    std::string changed = page;
+    REQUIRE(has(changed, part));
+    write_content(folder / "report.html", changed.replace(changed.find(part), part.size(), by));
+    const ProcessResult result = rendered();
+    CAPTURE(result.out);
+    CHECK(result.exit_code == 1);
+    return result.out;
+  };
+  CHECK(has(with("const plot = new uPlot(", "const plot = new noPlot("), "script errors"));
+  CHECK(has(with("points: {show: true", "points: {show: false"), "the plot is empty"));
+  CHECK(run_process(check, {folder / "missing.html"}).exit_code == 1);
+}
+
+TEST_CASE("every bad input is one line that says what to do, and nothing is written", "[cli]") {
+  const TemporaryFolder folder;
+  const std::string out = folder / "out", model = kModel.string();
+  write_content(out, "the old file");
+  const std::string content = file_content(kModel);
+  write_content(folder / "truncated.safetensors", content.substr(0, content.size() / 2));
+  write_content(folder / "header.safetensors", content.substr(0, 100));
+  write_content(folder / "empty.safetensors", "");
+  write_content(folder / "rules.json", R"({"rules": [{"tensors": "*.nothing", "scheme": "mxfp4"}]})");
+  write_content(folder / "broken.json", R"({"default": )");
+  fs::create_directory(folder / "folder");
+  std::vector<Filled> tensors = small_model();
+  for (std::size_t i = 0; i < 4; ++i) tensors[0].bytes[16 + i] = std::byte{0xff};
+  write_model(folder / "nan.safetensors", tensors);
+  const std::size_t files = folder.count();
+  const auto compress = [&](const std::string& recipe, const std::string& in) {
+    return run({"compress", "--recipe", recipe, in, out});
+  };
+  check_refused(compress("mxfp4", folder / "missing.safetensors"), "missing.safetensors");
+  check_refused(compress("mxfp4", folder / "truncated.safetensors"), "truncated.safetensors");
+  check_refused(compress("mxfp4", folder / "header.safetensors"), "header.safetensors");
+  check_refused(compress("mxfp4", folder / "empty.safetensors"), "empty.safetensors");
+  check_refused(compress("mxfp4", folder / "folder"), "folder");
+  check_refused(compress("mxfp4", folder / "nan.safetensors"), "tensor 'a.weight'");
+  check_refused(compress("mxfp4", folder / "nan.safetensors"), "--non-finite saturate");
+  check_refused(compress("mxfp5", model), "character 1 (^mxfp5): unknown format 'mxfp5'");
+  check_refused(compress("int4-q32", model), "character 6 (int4-^q32)");
+  check_refused(compress("int4-g33", model), "character 7 (int4-g^33): int4 takes g of 32, 64, 128");
+  check_refused(compress("", model), "a scheme is needed");
+  check_refused(compress(folder / "rules.json", model), "matches no matrix; the matrices are embed_tokens.weight");
+  check_refused(compress(folder / "broken.json", model), "not valid JSON");
+  check_refused(compress(folder / "missing.json", model), "cannot be opened");
+  check_refused(compress(folder / "folder/", model), "is a directory");
+  check_refused(run({"compress", "--recipe", "mxfp4", model, folder / "folder"}), "folder");
+  check_refused(run({"compress", "--recipe", "mxfp4", model, folder / "no" / "such" / "folder"}), "folder");
+  check_refused(run({"compress", "--recipe", "mxfp4", model}), "--help");
+  check_refused(run({"compress", "--recipe", "mxfp4", "--budget", "0", model, out}), "--help");
+  check_refused(run({"crunch"}), "--help");
+  check_refused(run({}), "--help");
+  check_refused(run({"verify", model}), "is not a compressed model");
+  check_refused(run({"verify", folder / "missing"}), "missing");
+  check_refused(run({"inspect", folder / "truncated.safetensors"}), "truncated.safetensors");
+  check_refused(run({"evaluate", folder / "missing"}), "missing");
+  check_refused(run({"evaluate", model, "--data", folder / "folder"}), "config.json");
+  check_refused(run({"demo", "--data", folder / "folder"}), "config.json");
+  check_refused(run({"demo", "--windows", "1", "--report", folder / "no" / "report.html"}), "no");
+  CHECK(file_content(out) == "the old file");
+  CHECK(folder.count() == files);
+}
+
+TEST_CASE("a model of another architecture cannot be evaluated", "[cli]") {
+  const TemporaryFolder folder;
+  write_model(folder / "other.safetensors", small_model());
+  check_refused(run({"evaluate", folder / "other.safetensors"}),
+                "is another architecture: no tensor embed_tokens.weight");
+}
+
+TEST_CASE("without permission nothing is read or written", "[cli]") {
+  const TemporaryFolder folder;
+  fs::create_directory(folder / "locked");
+  fs::create_directory(folder / "open");
+  fs::copy_file(kModel, folder / "secret.safetensors");
+  fs::copy_file(kModel, folder / "model.safetensors");
+  ::chmod((folder / "locked").c_str(), 0555);
+  ::chmod((folder / "open").c_str(), 0777);
+  ::chmod((folder / "secret.safetensors").c_str(), 0000);
+  ::chmod((folder / "model.safetensors").c_str(), 0444);
+  ::chmod(folder.path().c_str(), 0755);
+  ProcessOptions nobody;
+  if (::geteuid() == 0) nobody.user = 65534;
+  const auto compress = [&](const fs::path& in, const fs::path& out) {
+    return run({"compress", "-r", "mxfp4", in, out}, nobody);
+  };
+  const ProcessResult allowed = compress(folder / "model.safetensors", folder / "open" / "out");
+  if (allowed.exit_code == 126 || allowed.exit_code == 127) {
+    WARN("the program cannot be started as another user here");
+    return;
+  }
+  CAPTURE(allowed.err);
+  CHECK(allowed.exit_code == 0);
+  check_refused(compress(folder / "secret.safetensors", folder / "open" / "new"), "ermission");
+  check_refused(compress(folder / "model.safetensors", folder / "locked" / "new"), "ermission");
+  CHECK(fs::is_empty(folder / "locked"));
+  CHECK_FALSE(fs::exists(folder / "open" / "new"));
+}
+
+TEST_CASE("a full disk is an error and the old file stays", "[cli]") {
+  const TemporaryFolder folder;
+  write_content(folder / "out", "the old file");
+  for (const rlim_t limit : {rlim_t{0}, rlim_t{5000}, rlim_t{300000}}) {
+    ProcessOptions full;
+    full.file_size_limit = limit;
+    const ProcessResult result = run({"compress", "-r", "int4-g32", kModel.string(), folder / "out"}, full);
+    CAPTURE(limit, result.err, result.signal);
+    CHECK(result.exit_code == 1);
+    CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+    CHECK(file_content(folder / "out") == "the old file");
+    CHECK(folder.count() == 1);
+  }
+  ProcessOptions no_room;
+  no_room.stdout_path = "/dev/full";
+  CHECK(has(run({"schemes"}, no_room).err, "standard output"));
+  CHECK(run({"schemes"}, no_room).exit_code == 1);
+}
+
+TEST_CASE("a kill at any moment leaves the old file or the new one, and a rerun succeeds", "[cli]") {
+  const TemporaryFolder folder;
+  const fs::path out = folder / "out";
+  const std::vector<std::string> command = {"compress", "-r", "mxfp4", "-q", kModel.string(), out};
+  const auto start = std::chrono::steady_clock::now();
+  REQUIRE(run(command).exit_code == 0);
+  const double whole = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+  const std::string compressed = file_content(out);
+  REQUIRE(compressed.size() > 400000);
+  Random random(5);
+  int killed = 0, old_kept = 0;
+  for (int round = 0; round < 50; ++round) {
+    const bool had_old = round % 2 == 0;
+    fs::remove(out);
+    if (had_old) write_content(out, "the old file");
+    ProcessOptions kill;
+    kill.signal_after = std::chrono::microseconds(static_cast<std::int64_t>(random.uniform() * 1.1 * whole));
+    const ProcessResult result = run(command, kill);
+    killed += result.signal == SIGKILL ? 1 : 0;
+    const std::string now = fs::exists(out) ? file_content(out) : "";
+    CAPTURE(round, had_old, result.signal, result.exit_code, now.size());
+    const bool is_old = now == (had_old ? "the old file" : "");
+    old_kept += is_old ? 1 : 0;
+    REQUIRE((is_old || now == compressed));
+    if (result.exit_code == 0) REQUIRE(now == compressed);
+  }
+  CHECK(killed >= 10);
+  CHECK(old_kept >= 5);
+  REQUIRE(run(command).exit_code == 0);
+  CHECK(file_content(out) == compressed);
+  CHECK(folder.count() == 1);  // what the killed runs left is gone
+}
+
+TEST_CASE("an interrupt ends the work with one line and nothing half-written", "[cli]") {
+  const TemporaryFolder folder;
+  SyntheticModel model;
+  model.bytes = budget<std::uint64_t>(192, 32) << 20;
+  write_synthetic_model(folder / "in", model);
+  write_content(folder / "out", "the old file");
+  int interrupted = 0;
+  for (int ms = 20; ms <= 640 && interrupted == 0; ms *= 2) {
+    ProcessOptions interrupt;
+    interrupt.signal = SIGINT;
+    interrupt.signal_after = std::chrono::milliseconds(ms);
+    const ProcessResult result = run({"compress", "-r", "mxfp4", "-q", folder / "in", folder / "out"}, interrupt);
+    if (result.exit_code == 0) break;
+    if (result.signal != 0) continue;  // before the program had set its handler
+    check_refused(result, "interrupted; nothing was written");
+    ++interrupted;
+    CHECK(file_content(folder / "out") == "the old file");
+    CHECK(folder.count() == 2);
+  }
+  CHECK(interrupted > 0);
+}
+
+double number_behind(const std::string& text, const std::string& label) {
+  const std::size_t at = text.find(label);
+  REQUIRE(at != std::string::npos);
+  return std::stod(text.substr(at + label.size()));
+}
+
+TEST_CASE("a 256 MiB model is compressed in 64 MiB of panels, mapped pages included, in linear time", "[cli]") {
+  const TemporaryFolder folder;
+  const std::uint64_t mib = budget<std::uint64_t>(256, 32);
+  double seconds_per_mib[2];
+  for (const int part : {0, 1}) {
+    SyntheticModel model;
+    model.bytes = (part == 0 ? mib / 4 : mib) << 20;
+    model.largest_bytes = model.bytes / 2;
+    write_synthetic_model(folder / "in", model);
+    const ProcessResult result =
+        run({"compress", "-r", "mxfp4", "-q", "--budget", "64", folder / "in", folder / "out"});
+    REQUIRE(result.exit_code == 0);
+    seconds_per_mib[part] = result.cpu_seconds / static_cast<double>(model.bytes >> 20);
+    const ProcessResult table = run({"compress", "-r", "mxfp4", "--budget", "64", folder / "in", folder / "out"});
+    const double peak = number_behind(table.out, "peak memory ");
+    CAPTURE(model.bytes, peak, table.out);
+    CHECK(number_behind(table.out, "panels of at most ") <= 64.0);
+    if (!kSanitized && std::getenv("BLOCKPACK_BUDGET") == nullptr) CHECK(peak < 64.0);
+    CHECK(CompressedModel::open(folder / "out").is_compressed());
+  }
+  CAPTURE(seconds_per_mib[0], seconds_per_mib[1]);
+  CHECK(seconds_per_mib[1] < 1.6 * seconds_per_mib[0]);
+}
+
+TEST_CASE("a 4 GiB model with a tensor of 1 GiB is compressed in less than 512 MiB", "[cli][slow]") {
+  const TemporaryFolder folder;
+  SyntheticModel model;
+  model.bytes = budget(std::uint64_t{4} << 30, std::uint64_t{64} << 20);
+  model.largest_bytes = model.bytes / 4;
+  model.layer_bytes = std::uint64_t{128} << 20;
+  write_synthetic_model(folder / "in", model);
+  const ProcessResult result = run({"compress", "-r", "mxfp4", folder / "in", folder / "out"});
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  const double peak = number_behind(result.out, "peak memory ");
+  CAPTURE(peak, result.cpu_seconds);
+  if (!kSanitized && std::getenv("BLOCKPACK_BUDGET") == nullptr) CHECK(peak < 512.0);
+  const ProcessResult verified = run({"verify", folder / "out"});
+  CHECK(verified.exit_code == 0);
+}
+
+}  // namespace
+}  // namespace blockpack
