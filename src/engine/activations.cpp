@@ -44,7 +44,7 @@ PackedActivations::PackedActivations(const Product& p, const BlockPlan& plan, in
       path_ == Path::f32 ? blocks * kF32XStride * index_t{sizeof(float)} : round_up(k_, kBf16Step) * 2;
   data_ = AlignedBuffer<std::byte>::uninitialized(checked_mul(tiles_ * tile_rows_, row_bytes, "matmul"));
   // Two blocks of a row at a time, 2 to 4 KB: long enough for the hardware prefetcher, and what is written stays in L1.
-  parallel_for(p.execution, tiles_, [&](index_t tile) {
+  for_each_task(p, tiles_, [&](index_t tile) {
     for (index_t chunk = 0; chunk < k_; chunk += 2 * depth_) {
       for (index_t r = 0; r < tile_rows_; ++r) {
         for (index_t k0 = chunk; k0 < std::min(k_, chunk + 2 * depth_); k0 += depth_)

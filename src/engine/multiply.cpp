@@ -91,7 +91,7 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
 
     const index_t panel_sums = plan.slice_tiles * plan.tile_rows * kPanelColumns;
     const index_t slice_sums = panel_sums * plan.slice_panels;
-    parallel_for(p.execution, column_slices * (token_slices / slices_per_task), [&](index_t task) {
+    for_each_task(p, column_slices * (token_slices / slices_per_task), [&](index_t task) {
       const index_t column_slice = task % column_slices;
       const index_t first_slice = task / column_slices * slices_per_task;
       const index_t panel0 = column_slice * plan.slice_panels;
@@ -161,7 +161,7 @@ void multiply_few(const Product& p, const PackedWeights& w) {
   const index_t panels = ceil_div(p.n, kPanelColumns);
   const index_t panel_bytes = padded_depth(w.type(), p.k) * panel_row_bytes(w.type());
   const index_t per_task = panels <= 64 ? 4 : 8;
-  parallel_for(p.execution, ceil_div(panels, per_task), [&](index_t task) {
+  for_each_task(p, ceil_div(panels, per_task), [&](index_t task) {
     const index_t panel0 = task * per_task;
     const index_t count = std::min(per_task, panels - panel0);
     auto sums = AlignedBuffer<float>::uninitialized(p.x.rows() * count * kPanelColumns);
@@ -194,7 +194,7 @@ void multiply_rows(const Product& p, const RowSource& w) {
                                           : p.kernels.dots_f32_f32_f32;
   const index_t x_bytes = p.path == Path::bf16 ? 2 : 4;
   const index_t w_bytes = bf16_weights ? 2 : 4;
-  parallel_for(p.execution, ceil_div(p.n, kRowsPerTask), [&](index_t task) {
+  for_each_task(p, ceil_div(p.n, kRowsPerTask), [&](index_t task) {
     const index_t row0 = task * kRowsPerTask;
     const index_t rows = std::min(kRowsPerTask, p.n - row0);
     // Row n of W is column n of y; `finish` wants whole vectors, so the sums of
