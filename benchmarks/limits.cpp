@@ -2,10 +2,12 @@
 #include "limits.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -120,17 +122,19 @@ ReadRate Limits::measure_read(double footprint_bytes, int threads, int streams) 
 }
 
 double Limits::measure_loop(double (*loop)(std::int64_t) noexcept, int threads) {
-  std::int64_t steps = 20000;  // about half a millisecond
+  constexpr double kEnough = 1e-3;  // seconds of one try: starting a second thread is nothing beside it
+  std::int64_t steps = 20000;
   double best = 0;
   for (int trial = 0; trial < 4; ++trial) {
-    std::atomic<int> done{0};
-    double operations = 0;
-    const double seconds = run_together(threads, [&](int t) {
-      const double count = loop(steps);
-      if (t == 0) operations = count;
-      done.fetch_add(1);
-    });
-    best = std::max(best, operations * threads / seconds);
+    std::array<double, 64> operations{};
+    const int used = std::min<int>(threads, static_cast<int>(operations.size()));
+    const double seconds = run_together(used, [&](int t) { operations[static_cast<std::size_t>(t)] = loop(steps); });
+    if (seconds < kEnough) {
+      steps = static_cast<std::int64_t>(static_cast<double>(steps) * std::clamp(1.2 * kEnough / seconds, 1.2, 100.0));
+      --trial;
+      continue;
+    }
+    best = std::max(best, std::accumulate(operations.begin(), operations.end(), 0.0) / seconds);
   }
   return best;
 }
