@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "blockpack/core/isa.hpp"
+#include "schemes.hpp"
 #include "suite.hpp"
 
 namespace {
@@ -26,6 +27,7 @@ constexpr const char* kHelp = R"(blockpack_bench: measures blockpack, the peers 
   --seed=N              seed of weights and activations (1)
   --min-time=SECONDS    of one repetition (0.03)
   --repetitions=N       of each row (7); the table shows the median and the spread (standard deviation / mean)
+  --scheme=SCHEME       also measures this scheme of a block format (may be repeated)
   --threads=N           rows for 1 to N threads (2, or 1 on one core)
 
 Options of Google Benchmark (--benchmark_...) are passed on to it.
@@ -70,6 +72,7 @@ std::string compiler() {
 int run(int argc, char** argv) {
   std::string filter = ".", json, isa, seed = "1", min_time = "0.03", repetitions = "7", threads;
   bool list = false;
+  std::string scheme;
   std::vector<std::string> google = {argv[0], "--benchmark_enable_random_interleaving=true"}, passed_on;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -79,6 +82,9 @@ int run(int argc, char** argv) {
     }
     if (argument == "--list") {
       list = true;
+    } else if (take(argument, "--scheme", scheme)) {
+      std::vector<std::string>& schemes = bench::measured_schemes();
+      if (std::find(schemes.begin(), schemes.end(), scheme) == schemes.end()) schemes.push_back(scheme);
     } else if (!take(argument, "--filter", filter) && !take(argument, "--json", json) &&
                !take(argument, "--isa", isa) && !take(argument, "--seed", seed) &&
                !take(argument, "--min-time", min_time) && !take(argument, "--repetitions", repetitions) &&

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// encode/…, decode/…: a float32 matrix into a scheme and back, through the row formats. GBps counts the float32 bytes,
+// of the input when encoding, of the output when decoding.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+
+#include "blockpack/core/random.hpp"
+#include "large_buffer.hpp"
+#include "limits.hpp"
+#include "own/scheme_codec.hpp"
+#include "schemes.hpp"
+#include "stopwatch.hpp"
+#include "suite.hpp"
+
+namespace bench {
+namespace {
+
+constexpr index_t kRows = 4096, kCols = 4096;
+
+/// One matrix for all rows, and the stored form and operator of the newest scheme.
+class Coded {
+ public:
+  Coded(const std::string& scheme, std::uint64_t seed) : codec_(scheme) {
+    static LargeBuffer<float> shared;
+    if (shared.size() == 0) {
+      shared = LargeBuffer<float>(kRows * kCols);
+      blockpack::fill_weights(blockpack::MatrixView<float>(shared.data(), kRows, kCols), seed);
+    }
+    w_ = shared.data();
+    stored_ = codec_.allocate(shape(), dst_);
+    for (const blockpack::Section& s : stored_) stored_bytes_ += static_cast<double>(s.data.bytes.size());
+    decoded_ = LargeBuffer<float>(kRows * kCols);
+    rows_.resize(static_cast<std::size_t>(kRows));
+    std::iota(rows_.begin(), rows_.end(), index_t{0});
+    check();
+  }
+
+  void encode(const blockpack::Execution& how) {
+    blockpack::EncodeOptions options;
+    options.execution = how;
+    codec_.encode(blockpack::MatrixView<const float>(w_, kRows, kCols), dst_, options);
+  }
+  void decode(int threads) {
+    // decode_rows runs on the calling thread: the rows are dealt out here.
+    blockpack::Execution how;
+    how.threads = threads;
+    constexpr index_t kStep = 64;
+    blockpack::parallel_for(how, kRows / kStep, [&](index_t t) {
+      operator_.decode_rows(std::span(rows_).subspan(static_cast<std::size_t>(t * kStep), kStep),
+                            blockpack::MatrixView<float>(decoded_.data() + t * kStep * kCols, kStep, kCols));
+    });
+  }
+  double rel_error() const noexcept { return rel_error_; }
+  double bits_per_weight() const noexcept { return 8 * stored_bytes_ / static_cast<double>(kRows * kCols); }
+  double stored_bytes() const noexcept { return stored_bytes_; }
+
+ private:
+  static blockpack::MatrixShape shape() { return {kRows, kCols}; }
+
+  /// The bytes must be those of the scalar level, and decoding must give what one pass over single rows gives.
+  void check() {
+    encode({});
+    operator_ = codec_.open(shape(), stored_, blockpack::PackPolicy::none());
+    decode(1);
+    constexpr index_t kChecked = 32;
+    std::vector<std::vector<std::byte>> expected;
+    std::vector<std::byte*> dst;
+    for (const blockpack::Section& s : stored_) {
+      expected.emplace_back(s.data.bytes.size() / kRows * kChecked);
+      dst.push_back(expected.back().data());
+    }
+    blockpack::EncodeOptions scalar;
+    scalar.execution.isa = blockpack::Isa::scalar;
+    codec_.encode(blockpack::MatrixView<const float>(w_, kChecked, kCols), dst, scalar);
+    for (std::size_t s = 0; s < stored_.size(); ++s)
+      if (!std::equal(expected[s].begin(), expected[s].end(), stored_[s].data.bytes.begin()))
+        throw std::runtime_error("the encoded bytes are not those of the scalar level");
+    double error = 0, norm = 0;
+    for (index_t i = 0; i < kRows * kCols; ++i) {
+      const double d = static_cast<double>(decoded_[i]) - static_cast<double>(w_[i]);
+      error += d * d;
+      norm += static_cast<double>(w_[i]) * static_cast<double>(w_[i]);
+    }
+    rel_error_ = std::sqrt(error / norm);
+    if (!(rel_error_ < 0.5)) throw std::runtime_error("the decoded weights are wrong");
+  }
+
+  SchemeCodec codec_;
+  const float* w_ = nullptr;
+  std::vector<std::byte*> dst_;
+  std::vector<blockpack::Section> stored_;
+  blockpack::AnyLinear operator_;
+  LargeBuffer<float> decoded_;
+  std::vector<index_t> rows_;
+  double stored_bytes_ = 0;
+  double rel_error_ = 0;
+};
+
+Coded& coded(const std::string& scheme, std::uint64_t seed) {
+  static std::unique_ptr<Coded> current;
+  static std::string name;
+  if (name != scheme || current == nullptr) {
+    current.reset();
+    current = std::make_unique<Coded>(scheme, seed);
+    name = scheme;
+  }
+  return *current;
+}
+
+void codec_row(benchmark::State& state, const std::string& scheme, bool encoding, int threads, std::uint64_t seed) {
+  try {
+    Coded& c = coded(scheme, seed);
+    constexpr double kFloats = 4.0 * kRows * kCols;
+    const double footprint = kFloats + c.stored_bytes();
+    const double limit = limits().seconds(0, Arithmetic::f32, footprint, footprint, threads);
+    blockpack::Execution how;
+    how.threads = threads;
+    const PinThreads pin(threads);
+    const double seconds = time_calls(state, threads, 1, [&] { encoding ? c.encode(how) : c.decode(threads); });
+    state.counters["GBps"] = kFloats / seconds * 1e-9;
+    state.counters["limit_fraction"] = limit / seconds;
+    state.counters["bits_per_weight"] = c.bits_per_weight();
+    state.counters["rel_error"] = c.rel_error();
+  } catch (const std::exception& e) {
+    state.SkipWithError(e.what());
+  }
+}
+
+}  // namespace
+
+void add_codec_rows(Suite& suite, const Options& options) {
+  const std::string place = "/blockpack/N:" + std::to_string(kRows) + "/K:" + std::to_string(kCols) + "/threads:";
+  for (const std::string& scheme : measured_schemes())
+    for (const bool encoding : {true, false})
+      for (int threads = 1; threads <= options.max_threads; ++threads)
+        suite.add((encoding ? "encode/" : "decode/") + scheme + place + std::to_string(threads), "codec/" + scheme,
+                  [=, seed = options.seed](benchmark::State& s) { codec_row(s, scheme, encoding, threads, seed); });
+}
+
+}  // namespace bench

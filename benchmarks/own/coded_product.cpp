@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "own/coded_product.hpp"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "own/scheme_codec.hpp"
+
+namespace bench {
+namespace {
+
+class CodedProduct final : public Product {
+ public:
+  explicit CodedProduct(const Request& r) : codec_(std::make_shared<const SchemeCodec>(r.scheme)) {
+    const blockpack::MatrixShape shape{r.weights.n, r.weights.k};
+    std::vector<std::byte*> dst;
+    const std::vector<blockpack::Section> sections = codec_->allocate(shape, dst);
+    codec_->encode(blockpack::MatrixView<const float>(r.weights.data, shape.rows, shape.cols), dst, {});
+    op_ = codec_->open(shape, sections, blockpack::PackPolicy::ahead());
+  }
+
+  void run(const Tokens& x, float* y, int threads) override {
+    how_.execution.threads = threads;
+    op_.apply(blockpack::MatrixView<const float>(x.f32, x.m, op_.in_features()),
+              blockpack::MatrixView<float>(y, x.m, op_.out_features()), how_);
+  }
+  std::unique_ptr<Product> copy() const override {
+    std::vector<blockpack::Section> sections = op_.sections();
+    for (blockpack::Section& s : sections) {
+      auto bytes = blockpack::AlignedBuffer<std::byte>::uninitialized(static_cast<index_t>(s.data.bytes.size()));
+      std::copy(s.data.bytes.begin(), s.data.bytes.end(), bytes.begin());
+      s.data = blockpack::SharedBytes(std::move(bytes));
+    }
+    return std::unique_ptr<Product>(
+        new CodedProduct(codec_, codec_->open(op_.shape(), sections, blockpack::PackPolicy::ahead())));
+  }
+  double weight_bytes() const override { return static_cast<double>(op_.storage_bytes()); }
+  void decode_row(index_t row, float* dst) const override {
+    op_.decode_rows(std::span(&row, 1), blockpack::MatrixView<float>(dst, 1, op_.in_features()));
+  }
+  Arithmetic arithmetic() const override {
+    switch (blockpack::resolve(blockpack::Activations::automatic, codec_->bits_per_weight(op_.in_features()),
+                               blockpack::active_isa())) {
+      case blockpack::Activations::int8:
+        return Arithmetic::int8;
+      case blockpack::Activations::bf16:
+        return Arithmetic::bf16;
+      default:
+        return Arithmetic::f32;
+    }
+  }
+
+ private:
+  CodedProduct(std::shared_ptr<const SchemeCodec> codec, blockpack::AnyLinear op)
+      : codec_(std::move(codec)), op_(std::move(op)) {}
+
+  std::shared_ptr<const SchemeCodec> codec_;
+  blockpack::AnyLinear op_;
+  blockpack::ApplyOptions how_;
+};
+
+}  // namespace
+
+std::unique_ptr<Product> make_coded_product(const Request& request) { return std::make_unique<CodedProduct>(request); }
+
+}  // namespace bench

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Any scheme of the registry behind the suite's interface.
+
+#include "product.hpp"
+
+namespace bench {
+
+std::unique_ptr<Product> make_coded_product(const Request& request);
+
+}  // namespace bench

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace bench {
+
+/// Compressed schemes with rows of their own: one or two of each family. Any other scheme of a block format is added to
+/// the suite with --scheme.
+std::vector<std::string>& measured_schemes();
+
+}  // namespace bench
