@@ -25,6 +25,7 @@ command -v "${CXX:-c++}" >/dev/null || compiler=(g++)
 # shellcheck disable=SC2086
 need $debian_build "${compiler[@]}"
 
+unset CCACHE_BASEDIR  # relative paths would keep build trees of different depth from sharing
 export CCACHE_NOHASHDIR=1
 say "configure ${build#"$root/"}"
 mkdir -p "$build"
