@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench_commit.hpp"
 #include "blockpack/core/isa.hpp"
 #include "schemes.hpp"
 #include "suite.hpp"
@@ -123,6 +124,7 @@ int run(int argc, char** argv) {
   bench::Suite suite;
   bench::add_limit_rows(suite, options);
   bench::add_matmul_rows(suite, contestants, options);
+  bench::add_codec_rows(suite, options);
   bench::add_entropy_rows(suite, options);
   if (list) return suite.list(filter);
 
@@ -137,7 +139,7 @@ int run(int argc, char** argv) {
   benchmark::AddCustomContext("level", level);
   benchmark::AddCustomContext("compiler", compiler());
   benchmark::AddCustomContext("build", BENCH_BUILD_TYPE);
-  benchmark::AddCustomContext("commit", BENCH_COMMIT);
+  benchmark::AddCustomContext("commit", bench::built_commit());
   benchmark::AddCustomContext("blockpack", BLOCKPACK_VERSION_STRING);
   benchmark::AddCustomContext("seed", seed);
   std::string peers;
@@ -146,7 +148,7 @@ int run(int argc, char** argv) {
     peers += fmt::format("{}{} {}", peers.empty() ? "" : ", ", p.name, p.version);
   }
   benchmark::AddCustomContext("kernel_report", blockpack::kernel_report());
-  fmt::print("blockpack {} ({}, {}, {})\n{}, level {}\npeers: {}\n\n", BLOCKPACK_VERSION_STRING, BENCH_COMMIT,
+  fmt::print("blockpack {} ({}, {}, {})\n{}, level {}\npeers: {}\n\n", BLOCKPACK_VERSION_STRING, bench::built_commit(),
              compiler(), BENCH_BUILD_TYPE, cpu_name(), level, peers.empty() ? "none" : peers);
 
   const int failures = suite.run(filter, json);
