@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// encode/…, decode/…: a float32 matrix into a scheme and back, through the row formats. GBps counts the float32 bytes,
-// of the input when encoding, of the output when decoding.
+// encode/…, decode/…: a float32 matrix into a scheme and back, through the registry, checked against the scalar level
+// of the same library. GBps counts the float32 bytes, of the input when encoding, of the output when decoding.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -9,9 +9,9 @@
 #include <stdexcept>
 
 #include "blockpack/core/random.hpp"
+#include "blockpack/recipe/registry.hpp"
 #include "large_buffer.hpp"
 #include "limits.hpp"
-#include "own/scheme_codec.hpp"
 #include "schemes.hpp"
 #include "stopwatch.hpp"
 #include "suite.hpp"
@@ -24,15 +24,19 @@ constexpr index_t kRows = 4096, kCols = 4096;
 /// One matrix for all rows, and the stored form and operator of the newest scheme.
 class Coded {
  public:
-  Coded(const std::string& scheme, std::uint64_t seed) : codec_(scheme) {
+  Coded(const std::string& scheme, std::uint64_t seed) : codec_(blockpack::Registry::standard().codec(scheme)) {
     static LargeBuffer<float> shared;
     if (shared.size() == 0) {
       shared = LargeBuffer<float>(kRows * kCols);
       blockpack::fill_weights(blockpack::MatrixView<float>(shared.data(), kRows, kCols), seed);
     }
     w_ = shared.data();
-    stored_ = codec_.allocate(shape(), dst_);
-    for (const blockpack::Section& s : stored_) stored_bytes_ += static_cast<double>(s.data.bytes.size());
+    for (const blockpack::SectionSize& s : codec_->sections(shape())) {
+      auto bytes = std::make_shared<blockpack::AlignedBuffer<std::byte>>(s.bytes);
+      dst_.push_back(bytes->data());
+      stored_.push_back({s.name, blockpack::SharedBytes(std::as_bytes(bytes->span()), bytes)});
+      stored_bytes_ += static_cast<double>(s.bytes);
+    }
     decoded_ = LargeBuffer<float>(kRows * kCols);
     rows_.resize(static_cast<std::size_t>(kRows));
     std::iota(rows_.begin(), rows_.end(), index_t{0});
@@ -42,7 +46,7 @@ class Coded {
   void encode(const blockpack::Execution& how) {
     blockpack::EncodeOptions options;
     options.execution = how;
-    codec_.encode(blockpack::MatrixView<const float>(w_, kRows, kCols), dst_, options);
+    codec_->encode(blockpack::MatrixView<const float>(w_, kRows, kCols), 0, dst_, options);
   }
   void decode(int threads) {
     // decode_rows runs on the calling thread: the rows are dealt out here.
@@ -64,7 +68,7 @@ class Coded {
   /// The bytes must be those of the scalar level, and decoding must give what one pass over single rows gives.
   void check() {
     encode({});
-    operator_ = codec_.open(shape(), stored_, blockpack::PackPolicy::none());
+    operator_ = codec_->open(shape(), stored_, blockpack::PackPolicy::none());
     decode(1);
     constexpr index_t kChecked = 32;
     std::vector<std::vector<std::byte>> expected;
@@ -75,7 +79,7 @@ class Coded {
     }
     blockpack::EncodeOptions scalar;
     scalar.execution.isa = blockpack::Isa::scalar;
-    codec_.encode(blockpack::MatrixView<const float>(w_, kChecked, kCols), dst, scalar);
+    codec_->encode(blockpack::MatrixView<const float>(w_, kChecked, kCols), 0, dst, scalar);
     for (std::size_t s = 0; s < stored_.size(); ++s)
       if (!std::equal(expected[s].begin(), expected[s].end(), stored_[s].data.bytes.begin()))
         throw std::runtime_error("the encoded bytes are not those of the scalar level");
@@ -89,7 +93,7 @@ class Coded {
     if (!(rel_error_ < 0.5)) throw std::runtime_error("the decoded weights are wrong");
   }
 
-  SchemeCodec codec_;
+  std::shared_ptr<const blockpack::Codec> codec_;
   const float* w_ = nullptr;
   std::vector<std::byte*> dst_;
   std::vector<blockpack::Section> stored_;

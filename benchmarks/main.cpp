@@ -28,7 +28,7 @@ constexpr const char* kHelp = R"(blockpack_bench: measures blockpack, the peers 
   --seed=N              seed of weights and activations (1)
   --min-time=SECONDS    of one repetition (0.03)
   --repetitions=N       of each row (7); the table shows the median and the spread (standard deviation / mean)
-  --scheme=SCHEME       also measures this scheme of a block format (may be repeated)
+  --scheme=SCHEME       also measures this scheme of the registry (may be repeated)
   --threads=N           rows for 1 to N threads (2, or 1 on one core)
 
 Options of Google Benchmark (--benchmark_...) are passed on to it.

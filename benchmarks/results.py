@@ -59,9 +59,9 @@ UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 def load(paths):
-    """Rows by name, in the order of the files, and the context of the last file. A row that is in several files comes
-    from the last one: what is compared must have run together."""
-    rows, context = {}, {}
+    """Rows by name, in the order of the files, and the context of the last file with the commits of all. A row that is in
+    several files comes from the last one: what is compared must have run together."""
+    rows, context, commits = {}, {}, []
     for path in paths:
         try:
             with open(path, encoding="utf-8") as f:
@@ -69,6 +69,8 @@ def load(paths):
         except (OSError, ValueError) as error:
             sys.exit(f"{path}: {error}")
         context = data["context"]
+        if context.get("commit", "?") not in commits:
+            commits.append(context.get("commit", "?"))
         fresh = {}
         for run in data["benchmarks"]:
             if run["run_type"] != "iteration":
@@ -84,4 +86,5 @@ def load(paths):
                     row.counters.setdefault(counter, []).append(run[counter])
         for name, row in fresh.items():
             rows[name] = row
+    context["commit"] = ", ".join(commits)
     return rows, context

@@ -5,18 +5,24 @@
 #include <utility>
 #include <vector>
 
-#include "own/scheme_codec.hpp"
+#include "blockpack/core/any_linear.hpp"
+#include "blockpack/recipe/registry.hpp"
 
 namespace bench {
 namespace {
 
 class CodedProduct final : public Product {
  public:
-  explicit CodedProduct(const Request& r) : codec_(std::make_shared<const SchemeCodec>(r.scheme)) {
+  explicit CodedProduct(const Request& r) : codec_(blockpack::Registry::standard().codec(r.scheme)) {
     const blockpack::MatrixShape shape{r.weights.n, r.weights.k};
+    std::vector<blockpack::Section> sections;
     std::vector<std::byte*> dst;
-    const std::vector<blockpack::Section> sections = codec_->allocate(shape, dst);
-    codec_->encode(blockpack::MatrixView<const float>(r.weights.data, shape.rows, shape.cols), dst, {});
+    for (const blockpack::SectionSize& s : codec_->sections(shape)) {
+      auto bytes = std::make_shared<blockpack::AlignedBuffer<std::byte>>(s.bytes);
+      dst.push_back(bytes->data());
+      sections.push_back({s.name, blockpack::SharedBytes(std::as_bytes(bytes->span()), bytes)});
+    }
+    codec_->encode(blockpack::MatrixView<const float>(r.weights.data, shape.rows, shape.cols), 0, dst, {});
     op_ = codec_->open(shape, sections, blockpack::PackPolicy::ahead());
   }
 
@@ -40,7 +46,7 @@ class CodedProduct final : public Product {
     op_.decode_rows(std::span(&row, 1), blockpack::MatrixView<float>(dst, 1, op_.in_features()));
   }
   Arithmetic arithmetic() const override {
-    switch (blockpack::resolve(blockpack::Activations::automatic, codec_->bits_per_weight(op_.in_features()),
+    switch (blockpack::resolve(blockpack::Activations::automatic, codec_->bits_per_weight(op_.shape()),
                                blockpack::active_isa())) {
       case blockpack::Activations::int8:
         return Arithmetic::int8;
@@ -52,10 +58,10 @@ class CodedProduct final : public Product {
   }
 
  private:
-  CodedProduct(std::shared_ptr<const SchemeCodec> codec, blockpack::AnyLinear op)
+  CodedProduct(std::shared_ptr<const blockpack::Codec> codec, blockpack::AnyLinear op)
       : codec_(std::move(codec)), op_(std::move(op)) {}
 
-  std::shared_ptr<const SchemeCodec> codec_;
+  std::shared_ptr<const blockpack::Codec> codec_;
   blockpack::AnyLinear op_;
   blockpack::ApplyOptions how_;
 };
