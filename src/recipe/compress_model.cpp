@@ -15,7 +15,7 @@ namespace {
 using namespace recipe_detail;
 
 constexpr index_t kUsefulBudget = index_t{32} << 20;  // larger panels were not faster
-constexpr index_t kMeasureBytes = index_t{1} << 20;
+constexpr index_t kMeasureBytes = index_t{1} << 18;   // of decoded rows, per thread
 constexpr std::size_t kCopyBytes = std::size_t{4} << 20;
 constexpr index_t kRowsPerTask = 16;
 
@@ -167,7 +167,7 @@ class Compressor {
     for (const SectionSize& s : codec.sections(shape)) row_bytes += ceil_div(s.bytes, shape.rows);
     index_t rows = shape.rows, extra = 0;
     if (codec.row_wise()) {
-      extra = options_.measure ? kMeasureBytes : 0;
+      extra = options_.measure ? 4 * kMeasureBytes : 0;
       const index_t budget = std::max<index_t>(1, std::min(options_.panel_budget, kUsefulBudget) - extra);
       rows = std::clamp<index_t>(budget / row_bytes, 1, shape.rows);
       if (rows > kRowsPerTask && rows < shape.rows) rows -= rows % kRowsPerTask;
@@ -178,10 +178,6 @@ class Compressor {
     return rows;
   }
 
-  static index_t measured_rows(MatrixShape panel) {
-    return std::clamp<index_t>(kMeasureBytes / (panel.cols * index_t{sizeof(float)}), 1, panel.rows);
-  }
-
   /// Bytes set aside for one encoded section of a panel.
   static index_t section_room(const Codec& codec, MatrixShape shape, const SectionSize& section, index_t rows) {
     return round_up(codec.row_wise() ? section.bytes / shape.rows * rows : section.bytes, 64);
@@ -190,7 +186,7 @@ class Compressor {
   /// One set of buffers for all tensors: freeing and allocating again would leave holes in the heap that grow with the
   /// model.
   void reserve_buffers() {
-    index_t panel = 0, encoded = 0, decoded = 0;
+    index_t panel = 0, encoded = 0;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
       if (codecs_[i] == nullptr) continue;
       const MatrixShape shape = matrix_shape(tensors_[i].shape);
@@ -200,12 +196,9 @@ class Compressor {
         room = checked_add(room, section_room(*codecs_[i], shape, s, rows), "compress_model");
       panel = std::max(panel, checked_mul(rows, shape.cols, "compress_model"));
       encoded = std::max(encoded, room);
-      if (options_.measure)
-        decoded = std::max(decoded, checked_mul(measured_rows({rows, shape.cols}), shape.cols, "compress_model"));
     }
     panel_ = AlignedBuffer<float>::uninitialized(panel);
     encoded_ = AlignedBuffer<std::byte>::uninitialized(encoded);
-    decoded_ = AlignedBuffer<float>::uninitialized(decoded);
   }
 
   void compress(std::size_t i) {
@@ -270,19 +263,24 @@ class Compressor {
     release_rows(tensor, first, w.rows());
   }
 
+  /// Decodes the panel again and adds its error: one parallel region, one buffer of a few rows per task, merged in
+  /// order.
   void measure(const AnyLinear& op, MatrixView<const float> w, index_t first, ErrorStats& error) {
-    const index_t step = measured_rows(w.shape());
-    for (index_t at = 0; at < w.rows(); at += step) {
-      const index_t count = std::min(step, w.rows() - at);
-      const MatrixView<float> y(decoded_.data(), count, w.cols());
-      parallel_for(options_.execution, ceil_div(count, kRowsPerTask), [&](index_t task) {
-        const index_t row = task * kRowsPerTask;
-        std::vector<index_t> rows(static_cast<std::size_t>(std::min(kRowsPerTask, count - row)));
-        std::iota(rows.begin(), rows.end(), at + row);
-        op.decode_rows(rows, y.rows_from(row, static_cast<index_t>(rows.size())));
-      });
-      error.add(w.rows_from(at, count), y, first + at, options_.execution);
-    }
+    const index_t step = std::clamp<index_t>(kMeasureBytes / (w.cols() * index_t{sizeof(float)}), 1, w.rows());
+    std::vector<ErrorStats> parts(static_cast<std::size_t>(ceil_div(w.rows(), step)));
+    Execution alone;
+    alone.threads = 1;
+    parallel_for(options_.execution, static_cast<index_t>(parts.size()), [&](index_t task) {
+      const index_t row = task * step;
+      std::vector<index_t> rows(static_cast<std::size_t>(std::min(step, w.rows() - row)));
+      std::iota(rows.begin(), rows.end(), row);
+      const auto count = static_cast<index_t>(rows.size());
+      auto decoded = AlignedBuffer<float>::uninitialized(checked_mul(count, w.cols(), "compress_model"));
+      const MatrixView<float> y(decoded.data(), count, w.cols());
+      op.decode_rows(rows, y);
+      parts[static_cast<std::size_t>(task)].add(w.rows_from(row, count), y, first + row, alone);
+    });
+    for (const ErrorStats& part : parts) error.merge(part);
   }
 
   const TensorStore& store_;
@@ -293,7 +291,6 @@ class Compressor {
   Metadata metadata_;
   AlignedBuffer<float> panel_;        // rows of the source
   AlignedBuffer<std::byte> encoded_;  // their sections, one after another
-  AlignedBuffer<float> decoded_;      // some of them back again, to measure
   CompressReport report_;
   std::uint64_t total_bytes_ = 0;
   std::uint64_t done_bytes_ = 0;
