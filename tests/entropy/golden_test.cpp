@@ -7,13 +7,18 @@
 #include <vector>
 
 #include "blockpack/entropy.hpp"
-#include "entropy/golden.hpp"
 #include "support/catch.hpp"
+#include "support/golden.hpp"
 
 using namespace blockpack;
 using nlohmann::json;
 
 namespace {
+
+template <class T>
+test::GoldenArray<T> read(const json& name) {
+  return test::read_npy<T>(test::golden_folder("entropy") + name.get<std::string>());
+}
 
 #define CHECK_WITHIN(value, expected, tolerance)                   \
   do {                                                             \
@@ -48,7 +53,7 @@ void check_statistics(const WeightBlock& block, const ValueGrid& grid, const jso
 void check_weight_number_entropy(const json& c) {
   const json &outputs = c.at("outputs"), &tolerance = c.at("tolerance");
   if (!c.at("params").contains("input")) {  // float32 as stored: nearly every value is distinct
-    const auto w = test::read_golden_array<float>(c.at("inputs").at(0));
+    const auto w = read<float>(c.at("inputs").at(0));
     const WeightBlock block(std::span<const float>(w.values));
     check_statistics(block, ValueGrid::as_stored(), outputs, tolerance);
     CHECK(gardener_score(block, ValueGrid::as_stored()).saturated);
@@ -56,7 +61,7 @@ void check_weight_number_entropy(const json& c) {
   }
   REQUIRE(c.at("params").at("input") == "fp16 bit patterns");
   std::vector<std::vector<fp16>> data;
-  for (const auto& name : c.at("inputs")) data.push_back(test::read_golden_array<fp16>(name).values);
+  for (const auto& name : c.at("inputs")) data.push_back(read<fp16>(name).values);
   std::vector<WeightBlock> blocks;
   for (const auto& values : data) blocks.emplace_back(std::span<const fp16>(values));
   std::vector<double> scores;
@@ -85,7 +90,7 @@ void check_weight_number_entropy(const json& c) {
 void check_histogram_entropy(const json& c) {
   const json& tolerance = c.at("tolerance");
   REQUIRE(tolerance.at("counts") == "exact");
-  const auto data = test::read_golden_array<float>(c.at("inputs").at(0));
+  const auto data = read<float>(c.at("inputs").at(0));
   const std::span<const float> sample(data.values);
   const std::map<std::string, BinRule> rules{{"fd", BinRule::freedman_diaconis}, {"sturges", BinRule::sturges},
                                              {"scott", BinRule::scott},          {"rice", BinRule::rice},
@@ -132,8 +137,8 @@ void check_histogram_entropy(const json& c) {
 
 void check_activation_entropy(const json& c) {
   const json &outputs = c.at("outputs"), &params = c.at("params"), &tolerance = c.at("tolerance");
-  const auto x = test::read_golden_array<float>(c.at("inputs").at(0));
-  const auto y = test::read_golden_array<float>(c.at("inputs").at(1));
+  const auto x = read<float>(c.at("inputs").at(0));
+  const auto y = read<float>(c.at("inputs").at(1));
   const MatrixView<const float> before(x.values.data(), x.rows, x.cols), after(y.values.data(), y.rows, y.cols);
   ActivationEntropy bins, neighbours{ActivationEntropy::Kind::neighbours}, renyi{ActivationEntropy::Kind::renyi};
   bins.bins = params.at("bins");
@@ -162,7 +167,7 @@ void check_activation_entropy(const json& c) {
 
 void check_field_entropies(const json& c) {
   const json &bits = c.at("outputs").at("field_entropy_bits"), &tolerance = c.at("tolerance").at("entropies");
-  const auto w = test::read_golden_array<bf16>(c.at("inputs").at(0));
+  const auto w = read<bf16>(c.at("inputs").at(0));
   CHECK(c.at("outputs").at("n") == w.values.size());
   const FieldEntropies h = field_entropies(WeightBlock(std::span<const bf16>(w.values)));
   const std::map<std::string, double> figures{{"H_sign", h.sign},
@@ -191,8 +196,7 @@ TEST_CASE("the entropy scorers reproduce every golden case", "[entropy][golden]"
                                                              {"activation_entropy_increase", check_activation_entropy},
                                                              {"bf16_lossless", check_field_entropies}};
   std::map<std::string, int> seen;
-  const json manifest = json::parse(test::read_golden("manifest.json"));
-  for (const json& c : manifest.at("cases")) {
+  for (const json& c : test::golden_cases("entropy")) {
     const std::string id = c.at("id"), kind = c.at("kind");
     CAPTURE(id, kind);
     REQUIRE(readers.count(kind) == 1);

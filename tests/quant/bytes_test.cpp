@@ -5,8 +5,8 @@
 #include <string>
 
 #include "quant/byte_hashes.hpp"
-#include "quant/golden.hpp"
 #include "support/catch.hpp"
+#include "support/golden.hpp"
 
 using namespace blockpack;
 

@@ -8,14 +8,15 @@
 #include <vector>
 
 #include "blockpack/quant.hpp"
-#include "quant/golden.hpp"
+#include "quant/golden_cases.hpp"
 #include "quant/rows.hpp"
 #include "support/catch.hpp"
 
 namespace {
 
 using namespace blockpack;
-using test::GoldenArray;
+using test::cases_of;
+using Case = test::GoldenCase;
 
 Rounding rounding_of(const std::string& name) {
   if (name == "half_to_even") return Rounding::half_even;
@@ -33,33 +34,6 @@ MxElement element_of(const std::string& name) {
   for (const auto& [text, element] : names)
     if (name == text) return element;
   throw std::runtime_error("unknown element " + name);
-}
-
-struct Case {
-  std::string id;
-  nlohmann::json params;
-  nlohmann::json files;
-
-  template <class T>
-  GoldenArray<T> array(const std::string& key) const {
-    return test::read_npy<T>(test::golden_folder("quantization") + files.at(key).get<std::string>());
-  }
-};
-
-/// Every case of one algorithm; fails when the manifest has a case no reader here knows, or none of the algorithm.
-std::vector<Case> cases_of(const std::string& algorithm) {
-  std::vector<Case> cases;
-  for (const auto& c : test::golden_cases("quantization")) {
-    const std::string name = c.at("algorithm");
-    CAPTURE(c.at("id").get<std::string>(), name);
-    REQUIRE((name == "mx_quantize" || name == "bfp_quantize" || name == "group_rtn"));
-    if (name != algorithm) continue;
-    nlohmann::json files = c.at("outputs");
-    files.update(c.at("inputs"));
-    cases.push_back({c.at("id"), c.at("params"), files});
-  }
-  REQUIRE(!cases.empty());
-  return cases;
 }
 
 template <class Format>
