@@ -7,3 +7,4 @@
 #include "blockpack/quant/group_int.hpp"
 #include "blockpack/quant/mx.hpp"
 #include "blockpack/quant/quantized_matrix.hpp"
+#include "blockpack/quant/rounding.hpp"

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Grids: the numbers the weights of one group can become once the parameters of the group are fixed. What a rounding
+/// algorithm needs to know of a format is here, and nothing else: the neighbours of a number, how parameters are
+/// fitted, and how chosen values are stored under given parameters.
+///
+/// A new scalar format takes part by specializing `GridTraits`.
+///
+/// Source: the interface advised by DiscQuant, arXiv:2501.06417 (a weight has a neighbour below and one above), for
+/// grids that need not be uniform.
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <concepts>
+#include <limits>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/row_format.hpp"
+#include "blockpack/quant/bfp.hpp"
+#include "blockpack/quant/group_int.hpp"
+#include "blockpack/quant/mx.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+/// Numbers in ascending order, at least one, and the boundaries between them. Made once per kind of grid.
+struct GridTable {
+  std::vector<float> units;
+  std::vector<float> thresholds;  ///< u >= thresholds[i] is nearer to units[i + 1], or a tie that goes there
+
+  /// `upper_on_tie(i)` says where the midpoint of units i and i + 1 goes.
+  template <class UpperOnTie>
+  static GridTable make(std::vector<float> ascending, const UpperOnTie& upper_on_tie) {
+    GridTable table{std::move(ascending), {}};
+    for (std::size_t i = 0; i + 1 < table.units.size(); ++i) {
+      const float middle = 0.5f * (table.units[i] + table.units[i + 1]);
+      table.thresholds.push_back(upper_on_tie(i) ? middle
+                                                 : std::nextafter(middle, std::numeric_limits<float>::infinity()));
+    }
+    return table;
+  }
+};
+
+/// The values scale * u of one group, for u in an integer range or in a table. A small value; a table must outlive it.
+/// A negative scale turns the order around; scale 0 leaves the single value 0.
+class Grid {
+ public:
+  /// scale * u for the integers u in [low, high], low <= high, |u| <= 2^23; ties go to the even integer.
+  Grid(std::int32_t low, std::int32_t high, float scale) noexcept
+      : scale_(scale), low_(static_cast<float>(low)), high_(static_cast<float>(high)) {}
+  /// scale * u for the units of a table.
+  Grid(const GridTable& table, float scale) noexcept
+      : table_(&table), scale_(scale), low_(table.units.front()), high_(table.units.back()) {}
+
+  float scale() const noexcept { return scale_; }
+  /// The same units with another scale.
+  Grid with_scale(float scale) const noexcept {
+    Grid g = *this;
+    g.scale_ = scale;
+    return g;
+  }
+  float lowest_unit() const noexcept { return low_; }
+  float highest_unit() const noexcept { return high_; }
+
+  /// The unit nearest to u; the first or the last one beyond the ends.
+  float nearest_unit(float u) const noexcept {
+    if (table_ == nullptr) return std::clamp(round_half_even(u), low_, high_);
+    return table_->units[index_of(u)];
+  }
+  /// The unit `steps` places further up, at most the last one (down for negative steps).
+  float neighbour_unit(float unit, int steps) const noexcept {
+    if (table_ == nullptr) return std::clamp(unit + static_cast<float>(steps), low_, high_);
+    const auto last = static_cast<std::ptrdiff_t>(table_->units.size()) - 1;
+    const auto at = static_cast<std::ptrdiff_t>(index_of(unit)) + steps;
+    return table_->units[static_cast<std::size_t>(std::clamp<std::ptrdiff_t>(at, 0, last))];
+  }
+
+  /// The value nearest to w: what the format's own encoder takes.
+  float nearest(float w) const noexcept { return scale_ == 0.0f ? 0.0f : scale_ * nearest_unit(w / scale_); }
+  /// The largest value that is not above w, or the smallest value of all.
+  float down(float w) const noexcept { return neighbour(w, -1); }
+  /// The smallest value that is not below w, or the largest value of all.
+  float up(float w) const noexcept { return neighbour(w, 1); }
+
+ private:
+  std::size_t index_of(float u) const noexcept {
+    const std::vector<float>& t = table_->thresholds;
+    return static_cast<std::size_t>(std::upper_bound(t.begin(), t.end(), u) - t.begin());
+  }
+  float neighbour(float w, int direction) const noexcept {
+    if (scale_ == 0.0f) return 0.0f;
+    const float unit = nearest_unit(w / scale_);
+    const float value = scale_ * unit;
+    if (direction < 0 ? value <= w : value >= w) return value;
+    return scale_ * neighbour_unit(unit, scale_ > 0.0f ? direction : -direction);
+  }
+
+  const GridTable* table_ = nullptr;
+  float scale_;
+  float low_, high_;
+};
+
+/// What a format tells the rounding algorithms. A specialization has
+///
+///     using Parameters = …;                                       // of a group, as they are stored
+///     static index_t group_size(const F&, index_t cols);          // weights that share parameters; the last may be
+///     short static Parameters fit(const F&, const EncodeRow&, index_t first, index_t count); static Grid grid(const
+///     F&, const Parameters&); static bool set_scale(const F&, Parameters&, float scale);  // the nearest storable
+///     scale; false: scales are fixed static void store_row(const F&, std::span<const Parameters>, std::span<const
+///     float> values,
+///                           std::span<std::byte* const> dst);     // values lie on the grids; bytes of encode_row
+///
+/// where decoding gives back grid(parameters)'s values bit for bit.
+template <class F>
+struct GridTraits;
+
+/// A format whose weights are rounded one by one under parameters of their group.
+template <class F>
+concept GridFormat = RowFormat<F> &&
+    requires(const F& f, const EncodeRow& row, typename GridTraits<F>::Parameters& p,
+             std::span<const typename GridTraits<F>::Parameters> all, std::span<std::byte* const> dst) {
+  { GridTraits<F>::group_size(f, index_t{}) } -> std::same_as<index_t>;
+  { GridTraits<F>::fit(f, row, index_t{}, index_t{}) } -> std::same_as<typename GridTraits<F>::Parameters>;
+  { GridTraits<F>::grid(f, p) } -> std::same_as<Grid>;
+  { GridTraits<F>::set_scale(f, p, 1.0f) } -> std::same_as<bool>;
+  GridTraits<F>::store_row(f, all, row.weights, dst);
+};
+
+template <>
+struct GridTraits<GroupInt> {
+  using Parameters = GroupParameters;
+
+  static index_t group_size(const GroupInt& f, index_t cols) {
+    return f.group_size == 0 ? std::max<index_t>(cols, 1) : f.group_size;
+  }
+  static Parameters fit(const GroupInt& f, const EncodeRow& row, index_t first, index_t count) {
+    const auto values = row.weights.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    return detail::checked_group(f, f.fit(values), row, first);
+  }
+  static Grid grid(const GroupInt& f, const Parameters& p) {
+    const std::int32_t lowest = f.grid == GroupGrid::max_abs ? 1 : 0;
+    return {lowest - p.zero_point, f.max_code() - p.zero_point, p.scale};
+  }
+  static bool set_scale(const GroupInt&, Parameters& p, float scale) {
+    const float stored = static_cast<float>(fp16(scale));
+    if (std::isfinite(stored) && stored != 0.0f) p.scale = stored;
+    return true;
+  }
+  static void store_row(const GroupInt& f, std::span<const Parameters> groups, std::span<const float> values,
+                        std::span<std::byte* const> dst) {
+    const auto size = static_cast<std::size_t>(group_size(f, static_cast<index_t>(values.size())));
+    std::uint8_t* scales = detail::bytes(dst[0]);
+    std::uint8_t* codes = detail::bytes(dst[dst.size() - 1]);
+    if (f.grid == GroupGrid::asymmetric)
+      std::fill_n(detail::bytes(dst[1]), detail::packed_code_bytes(static_cast<index_t>(groups.size()), f.bits),
+                  std::uint8_t{0});
+    std::vector<float> padded(size);
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      const Parameters& p = groups[g];
+      const std::span<const float> group = values.subspan(g * size, std::min(size, values.size() - g * size));
+      std::fill(std::copy(group.begin(), group.end(), padded.begin()), padded.end(), 0.0f);
+      const std::uint16_t scale = fp16(p.scale).bits;
+      scales[2 * g] = static_cast<std::uint8_t>(scale);
+      scales[2 * g + 1] = static_cast<std::uint8_t>(scale >> 8);
+      if (f.grid == GroupGrid::asymmetric)
+        detail::store_zero_point(detail::bytes(dst[1]), static_cast<index_t>(g), f.bits, p.zero_point);
+      detail::encode_group_reference(f, padded, p, codes);
+      codes += f.code_bytes(static_cast<index_t>(size));
+    }
+  }
+};
+
+namespace detail {
+
+/// The walk over the blocks of a row that Mx and Bfp share: one byte of parameters a block, then the codes.
+template <class Format>
+void store_block_row(const Format& f, std::span<const std::uint8_t> parameters, std::span<const float> values,
+                     std::span<std::byte* const> dst) {
+  const auto block = static_cast<std::size_t>(f.block);
+  std::array<float, kMaxBlock> padded;
+  std::array<std::int32_t, kMaxBlock> codes;
+  for (std::size_t b = 0; b < parameters.size(); ++b) {
+    const std::span<const float> part = values.subspan(b * block, std::min(block, values.size() - b * block));
+    std::fill(std::copy(part.begin(), part.end(), padded.begin()), padded.end(), 0.0f);
+    f.encode(std::span<const float>(padded.data(), block), parameters[b], std::span(codes.data(), block));
+    f.pack(std::span<const std::int32_t>(codes.data(), block),
+           bytes(dst[1]) + static_cast<index_t>(b) * f.code_bytes());
+    bytes(dst[0])[b] = parameters[b];
+  }
+}
+
+/// The finite values of an MX element.
+inline const GridTable& mx_table(MxElement element) {
+  static const std::array<GridTable, Mx::kElements.size()> tables = [] {
+    std::array<GridTable, Mx::kElements.size()> all;
+    for (const MxElement e : Mx::kElements) {
+      const Mx format{e};
+      const auto top = static_cast<std::int32_t>(format.spec().max_code);
+      if (format.spec().exponent_bits == 0) continue;  // integers need no table
+      std::vector<float> units;
+      for (std::int32_t code = -top; code <= top; ++code)
+        units.push_back(code < 0 ? -format.element_value(-code) : format.element_value(code));
+      // Magnitude codes run from top down to 0 and up again; a tie goes to the even one.
+      all[static_cast<std::size_t>(e)] = GridTable::make(
+          std::move(units), [top](std::size_t i) { return (static_cast<std::int32_t>(i) + 1 - top) % 2 == 0; });
+    }
+    return all;
+  }();
+  return tables[static_cast<std::size_t>(element)];
+}
+
+}  // namespace detail
+
+template <>
+struct GridTraits<Mx> {
+  using Parameters = std::uint8_t;
+
+  static index_t group_size(const Mx& f, index_t) { return f.block; }
+  static Parameters fit(const Mx& f, const EncodeRow& row, index_t first, index_t count) {
+    const auto at = static_cast<std::size_t>(first), n = static_cast<std::size_t>(count);
+    return f.fit(row.weights.subspan(at, n), row.importance.empty() ? row.importance : row.importance.subspan(at, n),
+                 row.non_finite == NonFinite::propagate ? NonFinite::reject : row.non_finite);
+  }
+  static Grid grid(const Mx& f, const Parameters& scale) {
+    const float factor = static_cast<float>(e8m0::from_bits(scale));
+    if (f.spec().exponent_bits != 0) return {detail::mx_table(f.element), factor};
+    const auto top = static_cast<std::int32_t>(f.spec().max_code);
+    return {-top, top, factor * exp2i(-f.spec().mantissa_bits)};
+  }
+  static bool set_scale(const Mx&, Parameters&, float) { return false; }
+  static void store_row(const Mx& f, std::span<const Parameters> scales, std::span<const float> values,
+                        std::span<std::byte* const> dst) {
+    detail::store_block_row(f, scales, values, dst);
+  }
+};
+
+template <>
+struct GridTraits<Bfp> {
+  using Parameters = std::uint8_t;
+
+  static index_t group_size(const Bfp& f, index_t) { return f.block; }
+  static Parameters fit(const Bfp& f, const EncodeRow& row, index_t first, index_t count) {
+    return f.fit(row.weights.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
+  }
+  static Grid grid(const Bfp& f, const Parameters& exponent) {
+    const std::int32_t top = (std::int32_t{1} << (f.mantissa_bits - 1)) - 1;
+    return {f.asymmetric && exponent < 254 ? -top - 1 : -top, top, f.step_value(exponent)};
+  }
+  static bool set_scale(const Bfp&, Parameters&, float) { return false; }
+  static void store_row(const Bfp& f, std::span<const Parameters> exponents, std::span<const float> values,
+                        std::span<std::byte* const> dst) {
+    Bfp exact = f;  // the values are multiples of the step: only their mode must not be a floor or a random one
+    exact.rounding = Rounding::half_even;
+    detail::store_block_row(exact, exponents, values, dst);
+  }
+};
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// What the rounding algorithms do with H = XᵀX through the dense engine: products D · H, and the factor GPTQ needs.
+
+#include <span>
+
+#include "blockpack/core/buffer.hpp"
+#include "blockpack/core/calibration.hpp"
+#include "blockpack/core/engine.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI::quant {
+
+/// y = residual + x · wᵀ in float32; w and residual are dense. y may be residual; y must not share elements with x or
+/// w.
+void multiply(MatrixView<const float> x, MatrixView<const float> w, MatrixView<const float> residual,
+              MatrixView<float> y, const Execution& how);
+
+/// ShapeError unless w, q and h fit together; ValueError when w is not finite.
+void check_layer(const char* function, MatrixView<const float> w, MatrixShape q, const GramMatrix& h);
+
+/// `how` without its progress, for the steps of an algorithm that reports by itself.
+Execution step_execution(const Execution& how);
+
+/// H in float32, divided by `unit` = mean(diag H) (1 for H = 0) so that no entry overflows, packed once.
+class HessianProduct {
+ public:
+  HessianProduct(const GramMatrix& h, const Execution& how);
+
+  double unit() const noexcept { return unit_; }
+  MatrixView<const float> matrix() const noexcept { return {h_.data(), size_, size_}; }
+
+  /// g = d · H / unit. d, g [rows, in].
+  void apply(MatrixView<const float> d, MatrixView<float> g, const Execution& how) const;
+
+ private:
+  AlignedBuffer<float> h_;
+  index_t size_;
+  double unit_;
+  PackedWeights packed_;
+};
+
+/// Y = L⁻ᵀ, upper triangular with zeros below, where L Lᵀ = a; `a` [n, n] has its lower triangle and diagonal filled,
+/// and is destroyed. An empty buffer when a pivot is not above 2^-20 of its diagonal entry, that is when `a` is not
+/// positive definite in float32.
+///
+/// Left-looking in blocks of 128: every product has the form x · wᵀ, which the engine computes; blocks on the diagonal
+/// are factored and inverted in double. 2/3 n³ floating-point operations and n²·256 more at the diagonals' edges.
+AlignedBuffer<float> inverse_transposed_factor(MatrixView<float> a, const Execution& how);
+
+}  // namespace blockpack::inline BLOCKPACK_ABI::quant

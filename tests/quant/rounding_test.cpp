@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "blockpack/quant/rounding.hpp"
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "blockpack/quant.hpp"
+#include "quant/golden_cases.hpp"
+#include "quant/synthetic_layer.hpp"
+#include "support/catch.hpp"
+#include "support/random.hpp"
+
+namespace {
+
+using namespace blockpack;
+using test::SyntheticLayer;
+
+/// Group integers whose scales stay in float32, as the reference has them.
+class FloatScales final : public WeightGrids {
+ public:
+  FloatScales(const GroupInt& format, MatrixShape shape)
+      : WeightGrids(shape, format.group_size == 0 ? shape.cols : format.group_size),
+        parameters(static_cast<std::size_t>(shape.rows * groups())),
+        format_(format) {}
+  void fit(index_t row, index_t group, std::span<const float> values, std::span<const index_t>) override {
+    parameters[at(row, group)] = format_.fit(values);
+  }
+  Grid grid(index_t row, index_t group) const override {
+    const GroupParameters& p = parameters[at(row, group)];
+    return {-p.zero_point, format_.max_code() - p.zero_point, p.scale};
+  }
+  bool set_scale(index_t row, index_t group, float scale) override {
+    parameters[at(row, group)].scale = scale;
+    return true;
+  }
+  std::size_t at(index_t row, index_t group) const { return static_cast<std::size_t>(row * groups() + group); }
+
+  std::vector<GroupParameters> parameters;
+
+ private:
+  GroupInt format_;
+};
+
+/// The layer objective in double.
+double loss(MatrixView<const float> w, MatrixView<const float> q, const GramMatrix& h) {
+  double total = 0.0;
+  for (index_t r = 0; r < w.rows(); ++r)
+    for (index_t i = 0; i < w.cols(); ++i)
+      for (index_t j = 0; j < w.cols(); ++j)
+        total += (static_cast<double>(w(r, i)) - static_cast<double>(q(r, i))) * h(i, j) *
+                 (static_cast<double>(w(r, j)) - static_cast<double>(q(r, j)));
+  return total;
+}
+
+template <class Op>
+std::vector<float> decoded(const Op& op) {
+  std::vector<float> values(static_cast<std::size_t>(op.out_features() * op.in_features()));
+  for (index_t r = 0; r < op.out_features(); ++r)
+    op.decode_rows(std::span(&r, 1), MatrixView<float>(values.data() + r * op.in_features(), 1, op.in_features()));
+  return values;
+}
+
+template <class F>
+double loss_of(const SyntheticLayer& layer, const QuantizedMatrix<F>& q) {
+  const std::vector<float> values = decoded(q);
+  return layer_loss(layer.w(), {values.data(), layer.shape.rows, layer.shape.cols}, layer.h);
+}
+
+}  // namespace
+
+TEST_CASE("GPTQ gives the values, scales and zero points of the reference", "[quant][golden]") {
+  std::size_t count = 0;
+  for (const test::GoldenCase& c : test::cases_of("gptq")) {
+    CAPTURE(c.id);
+    const auto w = c.array<float>("w"), x = c.array<float>("x"), w_hat = c.array<float>("w_hat");
+    const auto scales = c.array<float>("scale"), zeros = c.array<float>("zero");
+    const int group = c.params.at("group");
+    FloatScales grids({.bits = c.params.at("bits"),
+                       .group_size = group == -1 ? 0 : group,
+                       .grid = c.params.at("symmetric").get<bool>() ? GroupGrid::half_step : GroupGrid::asymmetric},
+                      {w.rows, w.cols});
+    GramMatrix h(w.cols);
+    h.add(x.view());
+    GptqOptions options;
+    options.block = c.params.at("lazy_block");
+    options.damping = c.params.at("percdamp");
+    options.act_order = c.params.at("act_order");
+    options.static_groups = false;
+    std::vector<float> q(w.values.size());
+    const MatrixView<float> chosen(q.data(), w.rows, w.cols);
+    const GptqReport report = gptq(w.view(), h, grids, chosen, options);
+    std::size_t different = 0;
+    for (std::size_t i = 0; i < q.size(); ++i) different += std::abs(q[i] - w_hat.values[i]) > 1e-5f ? 1 : 0;
+    CHECK(different == 0);
+    for (std::size_t i = 0; i < scales.values.size(); ++i) {
+      CHECK(grids.parameters[i].scale == Approx(scales.values[i]).epsilon(1e-5));
+      CHECK(static_cast<float>(grids.parameters[i].zero_point) == zeros.values[i]);
+    }
+    const double expected = c.params.at("layer_error");
+    CHECK(loss(w.view(), chosen, h) == Approx(expected).epsilon(0.01));
+    CHECK(layer_loss(w.view(), chosen, h) == Approx(loss(w.view(), chosen, h)).epsilon(1e-5));
+    CHECK(report.damping == options.damping);
+    CHECK(report.loss >= expected);  // the damped objective
+    ++count;
+  }
+  REQUIRE(count == 5);
+}
+
+TEMPLATE_TEST_CASE("the values of a grid are what the format's encoder takes, and its neighbours enclose a number",
+                   "[quant]", GroupInt, Mx, Bfp) {
+  std::vector<TestType> formats;
+  if constexpr (std::is_same_v<TestType, GroupInt>) {
+    for (const int bits : {2, 3, 4, 8})
+      for (const GroupGrid grid :
+           {GroupGrid::signed_max, GroupGrid::half_step, GroupGrid::max_abs, GroupGrid::asymmetric})
+        formats.push_back({.bits = bits, .group_size = bits == 3 ? 0 : 32, .grid = grid});
+  } else if constexpr (std::is_same_v<TestType, Mx>) {
+    for (const MxElement e : Mx::kElements) formats.push_back({.element = e});
+  } else {
+    for (const int bits : {2, 4, 8, 24}) formats.push_back({.mantissa_bits = bits, .block = 16});
+  }
+  const MatrixShape shape{5, 75};
+  const std::vector<float> weights = test::random_weights(shape.rows, shape.cols, 3);
+  const MatrixView<const float> w(weights.data(), shape.rows, shape.cols);
+  for (const TestType& format : formats) {
+    CAPTURE(format.scheme());
+    FormatGrids<TestType> grids(format, shape);
+    std::vector<float> chosen(weights.size());
+    const MatrixView<float> q(chosen.data(), shape.rows, shape.cols);
+    nearest(w, grids, q);
+    const auto encoded = QuantizedMatrix<TestType>::encode(w, format);
+    const auto stored = grids.store(MatrixView<const float>(q));
+    REQUIRE(decoded(encoded) == chosen);
+    // A small negative number keeps its sign in an MX code, the grid has one zero.
+    for (std::size_t s = 0; s < (std::is_same_v<TestType, Mx> ? 0 : stored.sections().size()); ++s)
+      REQUIRE(std::equal(stored.sections()[s].data.bytes.begin(), stored.sections()[s].data.bytes.end(),
+                         encoded.sections()[s].data.bytes.begin()));
+    for (index_t r = 0; r < shape.rows; ++r)
+      for (index_t j = 0; j < shape.cols; ++j) {
+        const Grid grid = grids.grid(r, j / grids.group_size());
+        const float down = grid.down(w(r, j)), up = grid.up(w(r, j)), near = grid.nearest(w(r, j));
+        CAPTURE(r, j, w(r, j), down, near, up);
+        REQUIRE((near == down || near == up));
+        REQUIRE(down <= up);
+        REQUIRE((down <= w(r, j) || down == up));
+        REQUIRE((up >= w(r, j) || down == up));
+        REQUIRE(grid.down(near) == near);
+        REQUIRE(grid.up(near) == near);
+      }
+  }
+}
+
+TEMPLATE_TEST_CASE("what GPTQ chose is what the stored matrix decodes to, for any format and shape", "[quant]",
+                   (GroupInt), (Mx), (Bfp)) {
+  for (const MatrixShape shape : {MatrixShape{3, 64}, {7, 75}, {1, 1}, {0, 32}, {4, 0}}) {
+    const SyntheticLayer layer(shape, 90, 0.5f, 5);
+    const TestType format;
+    CAPTURE(shape.rows, shape.cols);
+    FormatGrids<TestType> grids(format, shape);
+    std::vector<float> chosen(layer.weights.size());
+    const MatrixView<float> q(chosen.data(), shape.rows, shape.cols);
+    gptq(layer.w(), layer.h, grids, q);
+    CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
+    CHECK(decoded(round_gptq(format, layer.w(), layer.h)) == chosen);
+    descend(layer.w(), layer.h, grids, q);
+    CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
+  }
+}
+
+TEST_CASE("GPTQ and coordinate descent lower the loss of plain rounding by what is expected of them", "[quant]") {
+  for (const auto& [rho, bar] : {std::pair{0.3f, 0.8}, {0.9f, 0.25}})
+    for (const auto& [bits, group] : {std::pair{4, 32}, {3, 64}}) {
+      const SyntheticLayer layer({64, 256}, 1024, rho, 11);
+      for (const GroupGrid grid : {GroupGrid::half_step, GroupGrid::signed_max, GroupGrid::asymmetric}) {
+        if (grid != GroupGrid::half_step && bits == 3) continue;
+        const GroupInt format{.bits = bits, .group_size = group, .grid = grid};
+        CAPTURE(rho, format.scheme());
+        const double plain = loss_of(layer, round_nearest(format, layer.w(), layer.h, {.sweeps = 0}));
+        const double polished = loss_of(layer, round_nearest(format, layer.w(), layer.h));
+        const double by_gptq = loss_of(layer, round_gptq(format, layer.w(), layer.h));
+        const double both = loss_of(layer, round_gptq(format, layer.w(), layer.h, {}, {.sweeps = 4}));
+        CHECK(polished < plain);
+        CHECK(by_gptq <= bar * plain);
+        CHECK(both <= by_gptq);
+        GptqOptions refitted;
+        refitted.act_order = refitted.static_groups = false;
+        CHECK(loss_of(layer, round_gptq(format, layer.w(), layer.h, refitted)) <= (bar + 0.05) * plain);
+      }
+    }
+}
+
+TEST_CASE("rounding is the same for every number of threads and in place", "[quant]") {
+  const SyntheticLayer layer({37, 150}, 300, 0.8f, 2);
+  const GroupInt format{.bits = 3, .group_size = 32};
+  EncodeOptions one;
+  one.execution.threads = 1;
+  const auto expected = decoded(round_gptq(format, layer.w(), layer.h, {}, {.sweeps = 3}, one));
+  for (int threads = 2; threads <= 4; ++threads) {
+    EncodeOptions several;
+    several.execution.threads = threads;
+    CHECK(decoded(round_gptq(format, layer.w(), layer.h, {}, {.sweeps = 3}, several)) == expected);
+  }
+  FormatGrids<GroupInt> grids(format, layer.shape);
+  std::vector<float> values = layer.weights;
+  const MatrixView<float> q(values.data(), layer.shape.rows, layer.shape.cols);
+  gptq(MatrixView<const float>(q), layer.h, grids, q);
+  CHECK(values == decoded(round_gptq(format, layer.w(), layer.h)));
+}
+
+TEST_CASE("GPTQ rounds dead columns to zero and survives a singular Hessian", "[quant]") {
+  SyntheticLayer layer({6, 64}, 20, 0.5f, 4);  // fewer tokens than features
+  GramMatrix h(64);
+  std::vector<float> x = layer.inputs;
+  for (std::size_t i = 5; i < x.size(); i += 64) x[i] = 0.0f;
+  h.add({x.data(), 20, 64});
+  GptqOptions options;
+  options.damping = 0.0;
+  options.layer = "blocks.3.q_proj";
+  FormatGrids<GroupInt> grids({.bits = 4}, layer.shape);
+  std::vector<float> q(layer.weights.size());
+  const MatrixView<float> chosen(q.data(), 6, 64);
+  const GptqReport report = gptq(layer.w(), h, grids, chosen, options);
+  CHECK(report.damping > 0.0);
+  for (index_t r = 0; r < 6; ++r) CHECK(chosen(r, 5) == 0.0f);
+  options.damping_retries = 0;
+  CHECK_THROWS_WITH(gptq(layer.w(), h, grids, chosen, options),
+                    Catch::Contains("blocks.3.q_proj") && Catch::Contains("singular"));
+  CHECK_THROWS_AS(gptq(layer.w(), h, grids, chosen, options), ValueError);
+}
+
+TEST_CASE("rounding refuses what does not fit and leaves no half answer", "[quant]") {
+  SyntheticLayer layer({4, 32}, 40, 0.5f, 4);
+  const GroupInt format;
+  CHECK_THROWS_AS(round_gptq(format, layer.w(), GramMatrix(31)), ShapeError);
+  CHECK_THROWS_AS(round_nearest(format, layer.w(), GramMatrix(31)), ShapeError);
+  std::vector<float> importance(32, 1.0f);
+  EncodeOptions encode;
+  encode.importance = MatrixView<const float>(importance.data(), 1, 31);
+  CHECK_THROWS_AS(round_gptq(format, layer.w(), layer.h, {}, {}, encode), ShapeError);
+  importance[7] = -1.0f;
+  encode.importance = MatrixView<const float>(importance.data(), 1, 32);
+  CHECK_THROWS_AS(round_gptq(format, layer.w(), layer.h, {}, {}, encode), ValueError);
+  layer.weights[9] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_WITH(round_gptq(format, layer.w(), layer.h), "gptq: w is not finite at row 0, column 9");
+  layer.weights[9] = 3e7f;  // a scale beyond fp16
+  CHECK_THROWS_AS(round_gptq(format, layer.w(), layer.h), ValueError);
+  encode = {};
+  encode.non_finite = NonFinite::saturate;
+  CHECK(decoded(round_gptq(format, layer.w(), layer.h, {}, {}, encode))[9] == 65504.0f * 8.0f);
+}
+
+TEST_CASE("GPTQ tells its progress and can be cancelled", "[quant]") {
+  const SyntheticLayer layer({8, 300}, 320, 0.5f, 4);
+  EncodeOptions encode;
+  double last = 0.0;
+  int calls = 0;
+  encode.execution.progress = [&](double fraction) {
+    CHECK(fraction >= last);
+    last = fraction;
+    ++calls;
+  };
+  round_gptq(GroupInt{}, layer.w(), layer.h, {}, {0}, encode);
+  CHECK(last == 1.0);
+  CHECK(calls >= 3);
+  std::stop_source source;
+  encode.execution.stop = source.get_token();
+  encode.execution.progress = [&](double) { source.request_stop(); };
+  CHECK_THROWS_AS(round_gptq(GroupInt{}, layer.w(), layer.h, {}, {0}, encode), CancelledError);
+}
