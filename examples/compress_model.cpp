@@ -3,6 +3,7 @@
 //
 //     compress_model schemes
 //     compress_model compress --recipe int4-g32 model.safetensors small.safetensors
+//     compress_model calibrate model.safetensors statistics
 //     compress_model verify small.safetensors --original model.safetensors
 //     compress_model demo
 //
@@ -88,6 +89,16 @@ int run(int argc, char** argv) {
   evaluate->add_option("--activations", activations, "automatic, f32, bf16 or int8")
       ->check(CLI::IsMember({"automatic", "f32", "bf16", "int8"}));
 
+  example::CalibrateArguments k;
+  k.data = BLOCKPACK_EXAMPLE_DATA;
+  auto* calibrate =
+      app.add_subcommand("calibrate", "Run text through a byte-level language model; XtX and Fisher of every matrix");
+  calibrate->add_option("MODEL", k.model, "The model, uncompressed")->required();
+  calibrate->add_option("OUT", k.out, "Folder for the npy files")->required();
+  calibrate->add_option("--data", k.data, "Folder with config.json and calib.bin");
+  calibrate->add_option("--text", k.text, "Windows in the format of calib.bin");
+  calibrate->add_option("--set", k.set, "Which of the three sets of windows")->check(CLI::Range(0, 2));
+
   std::string data = BLOCKPACK_EXAMPLE_DATA, report = "report.html";
   auto* demo = app.add_subcommand("demo", "Compress the embedded model in eight ways and write a report");
   demo->add_option("--data", data, "Folder of the embedded model");
@@ -120,6 +131,7 @@ int run(int argc, char** argv) {
   if (compress->parsed()) return example::compress(c, how);
   if (verify->parsed()) return example::verify(model, original, how);
   if (evaluate->parsed()) return example::evaluate_model(e, how);
+  if (calibrate->parsed()) return example::calibrate_model(k, how);
   return example::demo(data, report, demo_windows, how);
 }
 

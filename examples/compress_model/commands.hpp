@@ -28,11 +28,17 @@ struct EvaluateArguments {
   blockpack::Activations activations = blockpack::Activations::automatic;
 };
 
+struct CalibrateArguments {
+  std::string model, data, text, out;  ///< text: empty for the calib.bin of `data`
+  std::int64_t set = 0;
+};
+
 int list_schemes();
 int inspect(const std::string& model, const blockpack::Execution& how);
 int compress(const CompressArguments& arguments, const blockpack::Execution& how);
 int verify(const std::string& model, const std::string& original, const blockpack::Execution& how);
 int evaluate_model(const EvaluateArguments& arguments, const blockpack::Execution& how);
+int calibrate_model(const CalibrateArguments& arguments, const blockpack::Execution& how);
 int demo(const std::string& data, const std::string& report, std::int64_t windows, const blockpack::Execution& how);
 
 /// 1.69 MiB

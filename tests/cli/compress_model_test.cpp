@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "blockpack/core/random.hpp"
+#include "blockpack/recipe/calibration.hpp"
 #include "recipe/model_support.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -89,6 +90,26 @@ TEST_CASE("compress, verify and evaluate work together", "[cli][smoke]") {
   const ProcessResult damaged = run({"verify", out});
   CHECK(damaged.exit_code == 1);
   CHECK(has(damaged.err, "is damaged; compress the original again"));
+}
+
+TEST_CASE("calibrate writes two arrays per matrix", "[cli]") {
+  const TemporaryFolder folder;
+  const fs::path text = folder / "short.bin";
+  write_content(text, file_content(kEmbeddedModel / "calib.bin").substr(0, 3 * 2 * 129));
+  const std::string out = folder / "statistics";
+  const ProcessResult result = run({"calibrate", kModel.string(), out, "--text", text, "--set", "2"});
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK(has(result.out, "\nlayers.3.down_proj.weight"));
+  CHECK(has(result.out, "2 windows of 128 bytes (set 2)"));
+  const CalibrationFolder statistics{fs::path(out)};
+  const TensorCalibration down = statistics.find("layers.3.down_proj.weight");
+  REQUIRE(down.gram != nullptr);
+  CHECK(down.gram->in_features() == 384);
+  CHECK(down.importance.shape() == MatrixShape{128, 384});
+  CHECK(statistics.find("embed_tokens.weight").gram != nullptr);
+  check_refused(run({"calibrate", kModel.string(), out, "--set", "3"}), "--help");
+  check_refused(run({"calibrate", kModel.string(), out, "--text", kModel.string()}), "sets of windows");
 }
 
 TEST_CASE("a recipe file gives each tensor its scheme", "[cli]") {

@@ -167,3 +167,16 @@ TEST_CASE("calibration statistics refuse bad batches and stay as they were", "[c
   std::vector<float> dst(4);
   CHECK_THROWS_AS(gram.copy_to(MatrixView<float>(dst.data(), 2, 2)), ShapeError);
 }
+
+TEST_CASE("a Gram matrix made elsewhere is taken as it is", "[core]") {
+  const std::vector<double> h = {4, 9, 1, 5};
+  const GramMatrix gram = GramMatrix::from_values(MatrixView<const double>(h.data(), 2, 2), 7);
+  CHECK(gram.rows() == 7);
+  CHECK(gram(0, 0) == 4);
+  CHECK(gram(1, 1) == 5);
+  CHECK(gram(0, 1) == 1);  // the lower triangle
+  CHECK(gram(1, 0) == 1);
+  CHECK_THROWS_AS(GramMatrix::from_values(MatrixView<const double>(h.data(), 1, 2)), ShapeError);
+  const std::vector<double> bad = {-1};
+  CHECK_THROWS_AS(GramMatrix::from_values(MatrixView<const double>(bad.data(), 1, 1)), ValueError);
+}

@@ -129,6 +129,23 @@ class GramMatrix {
         sums_(checked_mul(checked_mul(tiles_, tiles_ + 1, "GramMatrix") / 2, kTile * kTile, "GramMatrix")),
         in_features_(in_features) {}
 
+  /// H as it is given: made elsewhere from `rows` tokens, or read from a file. The lower triangle is taken.
+  /// ShapeError if h is not square; ValueError for NaN or infinity there, or a negative number on the diagonal.
+  static GramMatrix from_values(MatrixView<const double> h, index_t rows = 1) {
+    if (h.rows() != h.cols())
+      throw ShapeError("GramMatrix::from_values: h is " + to_string(h.shape()) + ", a square matrix needed");
+    GramMatrix gram(h.rows());
+    for (index_t i = 0; i < h.rows(); ++i)
+      for (index_t j = 0; j <= i; ++j) {
+        if (!std::isfinite(h(i, j)) || (i == j && h(i, j) < 0))
+          throw ValueError("GramMatrix::from_values: h is not finite, or negative on the diagonal, at row " +
+                           std::to_string(i) + ", column " + std::to_string(j));
+        gram.sums_[gram.place(i, j)] = h(i, j);
+      }
+    gram.rows_ = rows;
+    return gram;
+  }
+
   index_t in_features() const noexcept { return in_features_; }
   index_t rows() const noexcept { return rows_; }  ///< tokens seen
   std::size_t memory_bytes() const noexcept { return sums_.size_bytes(); }
@@ -155,8 +172,7 @@ class GramMatrix {
   /// Σ_t x[t, i] · x[t, j].
   double operator()(index_t i, index_t j) const noexcept {
     if (i < j) std::swap(i, j);
-    const index_t tile = (i / kTile) * (i / kTile + 1) / 2 + j / kTile;
-    return sums_[(tile * kTile + i % kTile) * kTile + j % kTile];
+    return sums_[place(i, j)];
   }
 
   double mean_diagonal() const noexcept {
@@ -184,6 +200,12 @@ class GramMatrix {
   static constexpr index_t kTile = 32;       // two operand panels of 64 rows and the sums are 40 KB: first-level cache
   static constexpr index_t kPanelRows = 64;  // rows turned to double at once, a multiple of 4
   using Panel = std::array<double, static_cast<std::size_t>(kTile* kPanelRows)>;
+
+  /// Of the sum for i >= j.
+  static index_t place(index_t i, index_t j) noexcept {
+    const index_t tile = (i / kTile) * (i / kTile + 1) / 2 + j / kTile;
+    return (tile * kTile + i % kTile) * kTile + j % kTile;
+  }
 
   /// kTile columns from `col` of rows [row, row + kPanelRows), zeros beyond the edges.
   void load(MatrixView<const float> x, index_t row, index_t col, Panel& panel) const {

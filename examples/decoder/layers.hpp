@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// The steps of a decoder between its linear layers, each with its derivative: RMSNorm, rotary positions, causal
+/// attention of one head over one window, SiLU.
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "blockpack/core/buffer.hpp"
+#include "blockpack/core/types.hpp"
+#include "blockpack/core/view.hpp"
+
+namespace example {
+
+using blockpack::index_t;
+using blockpack::MatrixView;
+
+/// A float matrix that owns its values.
+struct Matrix {
+  Matrix() = default;
+  Matrix(index_t r, index_t c)
+      : rows(r),
+        cols(c),
+        values(blockpack::AlignedBuffer<float>::uninitialized(blockpack::checked_mul(r, c, "example::Matrix"))) {}
+  MatrixView<float> view() { return {values.data(), rows, cols}; }
+  MatrixView<const float> view() const { return {values.data(), rows, cols}; }
+  index_t rows = 0, cols = 0;
+  blockpack::AlignedBuffer<float> values;
+};
+
+/// y += a * x, in runs of a fixed length that compilers vectorize at -O2 too. x and y do not overlap.
+inline void add_scaled(float a, const float* __restrict x, float* __restrict y, index_t n) {
+  constexpr index_t kRun = 8;
+  index_t i = 0;
+  for (; i + kRun <= n; i += kRun)
+    for (index_t j = 0; j < kRun; ++j) y[i + j] += a * x[i + j];
+  for (; i < n; ++i) y[i] += a * x[i];
+}
+
+/// dst = x / sqrt(mean(x²) + epsilon) ⊙ weight, row by row.
+inline void rms_norm(MatrixView<const float> x, std::span<const float> weight, float epsilon, MatrixView<float> dst) {
+  for (index_t t = 0; t < x.rows(); ++t) {
+    float sum = 0;
+    for (const float value : x.row(t)) sum += value * value;
+    const float scale = 1.0f / std::sqrt(sum / static_cast<float>(x.cols()) + epsilon);
+    for (index_t i = 0; i < x.cols(); ++i) dst(t, i) = x(t, i) * scale * weight[static_cast<std::size_t>(i)];
+  }
+}
+
+/// dx += the gradient of rms_norm's x for the gradient dy of its result. With r = 1 / sqrt(mean(x²) + epsilon):
+///     dx_i += r w_i dy_i - x_i r³ / n Σ_j w_j dy_j x_j
+inline void rms_norm_backward(MatrixView<const float> x, std::span<const float> weight, float epsilon,
+                              MatrixView<const float> dy, MatrixView<float> dx) {
+  const auto n = static_cast<float>(x.cols());
+  for (index_t t = 0; t < x.rows(); ++t) {
+    float sum = 0, projected = 0;
+    for (index_t i = 0; i < x.cols(); ++i) {
+      sum += x(t, i) * x(t, i);
+      projected += weight[static_cast<std::size_t>(i)] * dy(t, i) * x(t, i);
+    }
+    const float r = 1.0f / std::sqrt(sum / n + epsilon);
+    const float along = projected * r * r * r / n;
+    for (index_t i = 0; i < x.cols(); ++i)
+      dx(t, i) += r * weight[static_cast<std::size_t>(i)] * dy(t, i) - along * x(t, i);
+  }
+}
+
+/// Angles of the rotary positions: position * theta^(-2i / head_dim) for the pair (i, i + head_dim / 2).
+class RotaryTable {
+ public:
+  RotaryTable() = default;
+  RotaryTable(index_t positions, index_t head_dim, float theta) : half_(head_dim / 2) {
+    cosine_.resize(static_cast<std::size_t>(positions * half_));
+    sine_.resize(cosine_.size());
+    for (index_t p = 0; p < positions; ++p) {
+      for (index_t i = 0; i < half_; ++i) {
+        const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
+        const double angle = static_cast<double>(p) * std::pow(static_cast<double>(theta), exponent);
+        cosine_[static_cast<std::size_t>(p * half_ + i)] = static_cast<float>(std::cos(angle));
+        sine_[static_cast<std::size_t>(p * half_ + i)] = static_cast<float>(std::sin(angle));
+      }
+    }
+  }
+
+  /// Turns the pairs of one head in place; `direction` -1 turns back, which is also the derivative.
+  void rotate(float* head, index_t position, float direction = 1.0f) const {
+    const float* cosine = cosine_.data() + position * half_;
+    const float* sine = sine_.data() + position * half_;
+    for (index_t i = 0; i < half_; ++i) {
+      const float a = head[i], b = head[i + half_], s = direction * sine[i];
+      head[i] = a * cosine[i] - b * s;
+      head[i + half_] = b * cosine[i] + a * s;
+    }
+  }
+
+ private:
+  index_t half_ = 0;
+  std::vector<float> cosine_, sine_;
+};
+
+/// Causal attention of one head over one window: q and k (rotated already), v and out are [window, head_dim] views into
+/// the whole layer's matrices. Row t of `weights` [window, window] gets the t + 1 attention weights of position t; who
+/// does not want them passes one row, [1, window]. Keys are transposed first, so that both products run along
+/// contiguous memory.
+inline void attend(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
+                   MatrixView<float> weights, MatrixView<float> out) {
+  const index_t window = q.rows(), dim = q.cols();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  Matrix keys(dim, window);
+  for (index_t t = 0; t < window; ++t)
+    for (index_t i = 0; i < dim; ++i) keys.view()(i, t) = k(t, i);
+  for (index_t t = 0; t < window; ++t) {
+    float* weight = weights.row_data(weights.rows() == 1 ? 0 : t);
+    std::fill(weight, weight + t + 1, 0.0f);
+    for (index_t i = 0; i < dim; ++i) add_scaled(q(t, i) * scale, keys.view().row_data(i), weight, t + 1);
+    const float top = *std::max_element(weight, weight + t + 1);
+    float sum = 0;
+    for (index_t s = 0; s <= t; ++s) sum += weight[s] = std::exp(weight[s] - top);
+    float* mixed = out.row_data(t);
+    std::fill(mixed, mixed + dim, 0.0f);
+    for (index_t s = 0; s <= t; ++s) add_scaled(weight[s] /= sum, v.row_data(s), mixed, dim);
+  }
+}
+
+/// Gradients of attend for the gradient `dout` of its result: dq, dk and dv [window, head_dim] are overwritten.
+///     dv_s = Σ_t p_ts dout_t;  ds_ts = p_ts (dout_t·v_s - Σ_u p_tu dout_t·v_u);  dq_t = Σ_s ds_ts k_s / √dim; dk alike
+inline void attend_backward(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
+                            MatrixView<const float> weights, MatrixView<const float> dout, MatrixView<float> dq,
+                            MatrixView<float> dk, MatrixView<float> dv) {
+  const index_t window = q.rows(), dim = q.cols();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  Matrix values(dim, window), scores(1, window);
+  for (index_t t = 0; t < window; ++t) {
+    for (index_t i = 0; i < dim; ++i) values.view()(i, t) = v(t, i);
+    std::fill_n(dq.row_data(t), dim, 0.0f);
+    std::fill_n(dk.row_data(t), dim, 0.0f);
+    std::fill_n(dv.row_data(t), dim, 0.0f);
+  }
+  float* score = scores.values.data();
+  for (index_t t = 0; t < window; ++t) {
+    const float* p = weights.row_data(t);
+    std::fill(score, score + t + 1, 0.0f);
+    for (index_t i = 0; i < dim; ++i) add_scaled(dout(t, i), values.view().row_data(i), score, t + 1);
+    float mean = 0;
+    for (index_t s = 0; s <= t; ++s) mean += p[s] * score[s];
+    for (index_t s = 0; s <= t; ++s) {
+      const float ds = p[s] * (score[s] - mean) * scale;
+      add_scaled(ds, k.row_data(s), dq.row_data(t), dim);
+      add_scaled(ds, q.row_data(t), dk.row_data(s), dim);
+      add_scaled(p[s], dout.row_data(t), dv.row_data(s), dim);
+    }
+  }
+}
+
+/// v / (1 + e^-v) and its derivative.
+inline std::pair<float, float> silu_with_slope(float v) {
+  const float sigmoid = 1.0f / (1.0f + std::exp(-v));
+  return {v * sigmoid, sigmoid * (1.0f + v * (1.0f - sigmoid))};
+}
+
+}  // namespace example

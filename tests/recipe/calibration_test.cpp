@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Calibration as a folder of npy files, and how the example decoder fills one.
+#include "../../examples/decoder/calibration.hpp"
+
+#include "blockpack/io/npy.hpp"
+#include "recipe/model_support.hpp"
+#include "support/catch.hpp"
+
+namespace blockpack {
+namespace {
+
+using namespace blockpack::test;
+
+template <class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
+TEST_CASE("a calibration folder gives back what was written, the mean over tokens", "[recipe]") {
+  const TemporaryFolder folder;
+  const CalibrationFolder calibration(folder.path());
+  const std::vector<float> x = {1, 2, 3, 4, 5, 6}, importance = {1, 0, 3, 4, 5, 6};
+  GramMatrix gram(3);
+  gram.add(MatrixView<const float>(x.data(), 2, 3));
+  calibration.write("layer.weight", gram, MatrixView<const float>(importance.data(), 2, 3));
+  CHECK(folder.count() == 2);
+  const TensorCalibration found = calibration.find("layer.weight");
+  REQUIRE(found.gram != nullptr);
+  CHECK(found.gram->rows() == 1);
+  for (index_t i = 0; i < 3; ++i)
+    for (index_t j = 0; j < 3; ++j) CHECK((*found.gram)(i, j) == gram(i, j) / 2);
+  CHECK(found.importance.shape() == MatrixShape{2, 3});
+  CHECK(std::equal(importance.begin(), importance.end(), found.importance.data()));
+
+  calibration.write("half", gram, {});
+  CHECK(calibration.find("half").gram != nullptr);
+  CHECK(calibration.find("half").importance.empty());
+  CHECK(calibration.find("other").gram == nullptr);
+  CHECK(calibration.find("../layer.weight").gram == nullptr);
+  CHECK_THROWS_AS(calibration.write("a/b", gram, {}), ValueError);
+}
+
+TEST_CASE("calibration files of another kind are refused by name", "[recipe]") {
+  const TemporaryFolder folder;
+  const CalibrationFolder calibration(folder.path());
+  const auto refused = [&](const char* what) {
+    const std::string message = message_of([&] { calibration.find("w"); });
+    CAPTURE(what, message);
+    CHECK(message.find("w.") != std::string::npos);
+    CHECK(message.find(what) != std::string::npos);
+  };
+  const auto gram = [&](std::vector<double> values, std::vector<index_t> shape) {
+    write_npy(folder / "w.gram.npy", shape, std::span<const double>(values));
+  };
+  gram({1, 2, 3}, {3});
+  refused("a matrix of f8 is needed");
+  gram({1, 2}, {1, 2});
+  refused("square");
+  gram({-1}, {1, 1});
+  refused("negative on the diagonal");
+  gram({1, 0, NAN, 1}, {2, 2});
+  refused("not finite");
+  write_npy(folder / "w.gram.npy", {1, 1}, std::span<const float>(std::vector<float>{1}));
+  refused("f4 of rank 2, a matrix of f8 is needed");
+  std::filesystem::remove(folder / "w.gram.npy");
+  for (const float bad : {-1.0f, NAN, INFINITY}) {
+    write_npy(folder / "w.fisher.npy", {1, 1}, std::span<const float>(&bad, 1));
+    refused("negative or not finite");
+  }
+  write_content(folder / "w.fisher.npy", "no array");
+  CHECK_THROWS_AS(calibration.find("w"), FormatError);
+  CHECK_THROWS_AS(CalibrationFolder(folder / "missing"), IoError);
+}
+
+TEST_CASE("the three sets of calibration windows are distinct and none lies in the test text", "[recipe]") {
+  const auto config = example::DecoderConfig::load(kEmbeddedModel / "config.json");
+  const std::string test = file_content(kEmbeddedModel / "test.txt");
+  std::vector<std::string> windows;
+  for (index_t set = 0; set < example::CalibrationText::kSets; ++set) {
+    const auto text = example::CalibrationText::load(kEmbeddedModel / "calib.bin", config, set);
+    REQUIRE(text.windows() == 128);
+    for (index_t w = 0; w < text.windows(); ++w) {
+      const std::span<const std::uint8_t> input = text.input(w), targets = text.targets(w);
+      REQUIRE(input.size() == 128);
+      CHECK(std::equal(input.begin() + 1, input.end(), targets.begin()));
+      windows.emplace_back(input.begin(), input.end());
+      CHECK(test.find(windows.back()) == std::string::npos);
+    }
+  }
+  std::sort(windows.begin(), windows.end());
+  CHECK(std::adjacent_find(windows.begin(), windows.end()) == windows.end());
+  CHECK_THROWS_AS(example::CalibrationText::load(kEmbeddedModel / "calib.bin", config, 3), ValueError);
+  CHECK_THROWS_AS(example::CalibrationText::load(kEmbeddedModel / "test.txt", config, 0), FormatError);
+}
+
+TEST_CASE("calibration of the decoder does not depend on threads", "[recipe]") {
+  const auto config = example::DecoderConfig::load(kEmbeddedModel / "config.json");
+  const example::GradientDecoder decoder(
+      example::ByteDecoder(CompressedModel::open(kEmbeddedModel / "model.safetensors"), config));
+  const auto text = example::CalibrationText::load(kEmbeddedModel / "calib.bin", config, 0).first(10);
+  std::vector<example::MatrixCalibration> one, three;
+  Execution how;
+  how.threads = 1;
+  one = example::calibrate(decoder, text, how);
+  how.threads = 3;
+  three = example::calibrate(decoder, text, how);
+  const auto matrices = config.matrices();
+  REQUIRE(one.size() == matrices.size());
+  for (std::size_t m = 0; m < one.size(); ++m) {
+    CAPTURE(matrices[m].name);
+    CHECK(one[m].gram->rows() == 1280);
+    CHECK(one[m].fisher.batches() == 10);
+    const MatrixShape shape = one[m].fisher.shape();
+    CHECK(shape == matrices[m].shape);
+    bool same = true, positive = true;
+    for (index_t i = 0; i < shape.rows; ++i)
+      for (index_t j = 0; j < shape.cols; ++j) same = same && one[m].fisher.mean(i, j) == three[m].fisher.mean(i, j);
+    for (index_t i = 0; i < shape.cols; ++i) {
+      positive = positive && (*one[m].gram)(i, i) > 0;
+      for (index_t j = 0; j <= i; ++j) same = same && (*one[m].gram)(i, j) == (*three[m].gram)(i, j);
+    }
+    CHECK(same);
+    CHECK(positive);
+  }
+}
+
+}  // namespace
+}  // namespace blockpack

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The hand-written backward pass of the example decoder, against finite differences.
+#include "../../examples/decoder/evaluate.hpp"
+#include "../../examples/decoder/gradient.hpp"
+#include "blockpack/core/random.hpp"
+#include "recipe/model_support.hpp"
+#include "support/catch.hpp"
+
+namespace blockpack {
+namespace {
+
+using namespace blockpack::test;
+
+example::ByteDecoder embedded() {
+  return {CompressedModel::open(kEmbeddedModel / "model.safetensors"),
+          example::DecoderConfig::load(kEmbeddedModel / "config.json")};
+}
+
+TEST_CASE("the decoder with gradients has the logits of the other one", "[recipe]") {
+  const example::ByteDecoder decoder = embedded();
+  const auto text = example::read_bytes(kEmbeddedModel / "test.txt");
+  const std::span<const std::uint8_t> window(text.data(), 40);
+  example::Matrix logits(40, 256);
+  ApplyOptions how;
+  how.activations = Activations::f32;
+  decoder.logits(window, 40, logits.view(), how);
+  const auto tape = example::GradientDecoder(decoder).forward(window);
+  for (index_t i = 0; i < logits.values.size(); ++i)
+    CHECK(tape.logits.values[i] == Approx(logits.values[i]).margin(1e-3));
+}
+
+TEST_CASE("gradients of every matrix agree with finite differences", "[recipe]") {
+  example::GradientDecoder decoder(embedded());
+  const auto text = example::read_bytes(kEmbeddedModel / "test.txt");
+  constexpr std::size_t kWindow = 24;
+  const std::span<const std::uint8_t> window(text.data(), kWindow), targets(text.data() + 1, kWindow);
+  const example::Matrix reference = decoder.forward(std::span(text.data() + 300, kWindow)).logits;
+  example::Matrix dlogits(kWindow, 256);
+  for (const bool distil : {false, true}) {
+    const auto loss = [&](const example::GradientDecoder::Tape& tape) {
+      return distil ? example::kl_divergence(reference.view(), tape.logits.view(), dlogits.view())
+                    : example::cross_entropy(tape.logits.view(), targets, dlogits.view());
+    };
+    const auto tape = decoder.forward(window);
+    loss(tape);
+    example::Gradients gradients = decoder.make_gradients();
+    decoder.backward(window, tape, dlogits, gradients);
+    const auto matrices = decoder.config().matrices();
+    for (std::size_t m = 0; m < matrices.size(); ++m) {
+      CAPTURE(matrices[m].name, distil);
+      const example::Matrix& g = gradients[m];
+      // A random direction at right angles would see nothing: the gradient's own signs, half of them turned at random.
+      Random random(m + 1);
+      const example::Matrix w = decoder.weights(m);
+      example::Matrix moved(g.rows, g.cols), direction(g.rows, g.cols);
+      double expected = 0;
+      for (index_t i = 0; i < g.values.size(); ++i) {
+        direction.values[i] = (g.values[i] > 0) == (random.uniform() < 0.75) ? 1.0f : -1.0f;
+        expected += static_cast<double>(direction.values[i]) * static_cast<double>(g.values[i]);
+      }
+      const auto loss_at = [&](float step) {
+        for (index_t i = 0; i < w.values.size(); ++i) moved.values[i] = w.values[i] + step * direction.values[i];
+        decoder.set(m, moved.view());
+        return loss(decoder.forward(window));
+      };
+      constexpr float kStep = 1e-4f;
+      const double measured = (loss_at(kStep) - loss_at(-kStep)) / (2.0 * static_cast<double>(kStep));
+      decoder.set(m, w.view());
+      CHECK(measured == Approx(expected).epsilon(0.01));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace blockpack
