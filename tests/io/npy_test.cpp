@@ -27,7 +27,8 @@ std::string described(std::string_view descr, std::string_view order, std::strin
   return fmt::format("{{'descr': '{}', 'fortran_order': {}, 'shape': {}, }}", descr, order, shape);
 }
 NpyArray parse(std::string_view bytes, const NpyOptions& options = {}) {
-  return parse_npy(SharedBytes(bytes_of(bytes), nullptr), options);
+  auto image = std::make_shared<const std::string>(bytes);
+  return parse_npy(SharedBytes(bytes_of(*image), image), options);
 }
 std::string code_of(std::string_view bytes, const NpyOptions& options = {}) {
   try {

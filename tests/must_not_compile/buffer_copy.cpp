@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A buffer is moved, never copied behind one's back.
-// message: (call to implicitly-deleted copy constructor|use of deleted function)
+// message: (call to implicitly-deleted copy constructor|uses? (of )?deleted function)
 #include <utility>
 
 #include "blockpack/core/buffer.hpp"
