@@ -22,7 +22,8 @@ class CodedProduct final : public Product {
       dst.push_back(bytes->data());
       sections.push_back({s.name, blockpack::SharedBytes(std::as_bytes(bytes->span()), bytes)});
     }
-    codec_->encode(blockpack::MatrixView<const float>(r.weights.data, shape.rows, shape.cols), 0, dst, {});
+    const blockpack::MatrixView<const float> w(r.weights.data, shape.rows, shape.cols);
+    blockpack::fitted(codec_, w)->encode(w, 0, dst, {});
     op_ = codec_->open(shape, sections, blockpack::PackPolicy::ahead());
   }
 

@@ -6,5 +6,8 @@
 #include "blockpack/quant/bfp.hpp"
 #include "blockpack/quant/group_int.hpp"
 #include "blockpack/quant/mx.hpp"
+#include "blockpack/quant/nf4.hpp"
+#include "blockpack/quant/nvfp4.hpp"
 #include "blockpack/quant/quantized_matrix.hpp"
 #include "blockpack/quant/rounding.hpp"
+#include "blockpack/quant/ternary.hpp"

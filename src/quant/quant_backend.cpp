@@ -54,6 +54,17 @@ void Mx::decode_compiled(const std::uint8_t* scales, const std::uint8_t* codes, 
 
 namespace detail {
 
+const TableOps& table_ops() { return kTableReference; }
+
+void encode_ternary(std::span<const float> values, float divisor, std::uint8_t* codes) {
+  const kernels::GroupCode g{divisor == 0.0f ? std::numeric_limits<float>::infinity() : divisor, 1.0f, 0.0f, 2.0f, 2};
+  kernels::active().quant.group_encode.fn(values.data(), values.size(), g, codes);
+}
+void decode_ternary(const std::uint8_t* codes, float scale, std::span<float> dst) {
+  const kernels::GroupCode g{scale, 1.0f, 0.0f, 2.0f, 2};
+  kernels::active().quant.group_decode.fn(codes, dst.size(), g, dst.data());
+}
+
 GroupOps compiled_group_ops() { return kernels::group_ops(kernels::active().quant); }
 
 }  // namespace detail

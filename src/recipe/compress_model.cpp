@@ -164,7 +164,7 @@ class Compressor {
   index_t panel_rows(const Tensor& tensor, const Codec& codec, MatrixShape shape) {
     index_t row_bytes =
         static_cast<index_t>(tensor.data.bytes.size()) / shape.rows + shape.cols * index_t{sizeof(float)};
-    for (const SectionSize& s : codec.sections(shape)) row_bytes += ceil_div(s.bytes, shape.rows);
+    for (const SectionSize& s : codec.sections(shape)) row_bytes += s.per_row ? ceil_div(s.bytes, shape.rows) : 0;
     index_t rows = shape.rows, extra = 0;
     if (codec.row_wise()) {
       extra = options_.measure ? 4 * kMeasureBytes : 0;
@@ -178,9 +178,13 @@ class Compressor {
     return rows;
   }
 
+  /// Bytes of a section that a panel of `rows` rows encodes.
+  static index_t panel_bytes(const Codec& codec, MatrixShape shape, const SectionSize& section, index_t rows) {
+    return codec.row_wise() && section.per_row ? section.bytes / shape.rows * rows : section.bytes;
+  }
   /// Bytes set aside for one encoded section of a panel.
   static index_t section_room(const Codec& codec, MatrixShape shape, const SectionSize& section, index_t rows) {
-    return round_up(codec.row_wise() ? section.bytes / shape.rows * rows : section.bytes, 64);
+    return round_up(panel_bytes(codec, shape, section, rows), 64);
   }
 
   /// One set of buffers for all tensors: freeing and allocating again would leave holes in the heap that grow with the
@@ -204,12 +208,27 @@ class Compressor {
   void compress(std::size_t i) {
     const Tensor& tensor = tensors_[i];
     try {
-      compress_matrix(tensor, *codecs_[i], report_.tensors[i]);
+      compress_matrix(tensor, *fitted_codec(tensor, codecs_[i]), report_.tensors[i]);
     } catch (const ValueError& error) {
       throw ValueError(fmt::format("tensor '{}': {}", tensor.name, error.what()));
     } catch (const UnsupportedError& error) {
       throw UnsupportedError(fmt::format("tensor '{}': {}", tensor.name, error.what()));
     }
+  }
+
+  /// The codec for a tensor, after a first pass over it where the format has parameters of the whole matrix.
+  std::shared_ptr<const Codec> fitted_codec(const Tensor& tensor, const std::shared_ptr<const Codec>& codec) {
+    if (!codec->fits_tensor()) return codec;
+    const MatrixShape shape = matrix_shape(tensor.shape);
+    const index_t rows = panel_rows(tensor, *codec, shape);
+    TensorStatistics statistics;
+    for (index_t first = 0; first < shape.rows; first += rows) {
+      options_.execution.throw_if_stopped();
+      const MatrixView<float> w(panel_.data(), std::min(rows, shape.rows - first), shape.cols);
+      read_panel(tensor, first, w, options_.execution);
+      statistics.add(w, options_.non_finite, options_.execution);
+    }
+    return codec->fitted_to(statistics);
   }
 
   void compress_matrix(const Tensor& tensor, const Codec& codec, TensorReport& entry) {
@@ -234,10 +253,11 @@ class Compressor {
       read_panel(tensor, first, w, encoding.execution);
       codec.encode(w, first, dst, encoding);
       const auto bytes_of = [&](std::size_t s) {
-        const index_t bytes = codec.row_wise() ? sections[s].bytes / shape.rows * count : sections[s].bytes;
+        const index_t bytes = panel_bytes(codec, shape, sections[s], count);
         return std::span<const std::byte>(dst[s], static_cast<std::size_t>(bytes));
       };
       for (std::size_t s = 0; s < sections.size(); ++s) {
+        if (!sections[s].per_row && first > 0) continue;  // each panel has it whole
         const std::uint64_t offset = static_cast<std::uint64_t>(sections[s].bytes / shape.rows * first);
         hashes[s].update(bytes_of(s));
         writer_->write(section_tensor_name(tensor.name, sections[s].name), offset, bytes_of(s));

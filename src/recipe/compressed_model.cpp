@@ -226,7 +226,8 @@ std::vector<ErrorStats> CompressedModel::compare(const CompressedModel& original
       op.decode_rows(which, a);
       error.add(r, a, first, how);
       if (t.codec->row_wise())
-        for (const Tensor& stored : t.stored) release_rows(stored, first, count);
+        for (const Tensor& stored : t.stored)
+          if (stored.shape.size() == 2) release_rows(stored, first, count);
     }
     for (const Tensor& stored : t.stored)
       if (stored.mapping != nullptr) stored.mapping->release(stored.data.bytes);

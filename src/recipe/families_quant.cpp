@@ -6,6 +6,9 @@
 #include "blockpack/quant/bfp.hpp"
 #include "blockpack/quant/group_int.hpp"
 #include "blockpack/quant/mx.hpp"
+#include "blockpack/quant/nf4.hpp"
+#include "blockpack/quant/nvfp4.hpp"
+#include "blockpack/quant/ternary.hpp"
 #include "recipe/families.hpp"
 
 namespace blockpack::recipe_detail {
@@ -14,7 +17,7 @@ namespace {
 const std::vector<index_t> kBlocks = {16, 32, 64, 128};
 constexpr const char* kBfpFields = "b<16|32|64|128>, asym and one of away, trunc, down, stochastic";
 constexpr const char* kMxFields = "b<16|32|64|128>, one of ceil, mse and one of away, trunc";
-constexpr const char* kGroupFields = "g<32|64|128> or row, and one of half, maxabs, asym";
+constexpr const char* kGroupFields = "g<32|64|128> or row, and one of half, maxabs, asym, and search";
 
 std::shared_ptr<const Codec> make_bfp(const Scheme& scheme) {
   SchemeFields fields(scheme);
@@ -66,7 +69,38 @@ std::shared_ptr<const Codec> make_group_int(const Scheme& scheme) {
   if (fields.variant("row")) format.group_size = 0;
   constexpr GroupGrid kGrids[] = {GroupGrid::half_step, GroupGrid::max_abs, GroupGrid::asymmetric};
   if (const auto grid = fields.one_of({"half", "maxabs", "asym"})) format.grid = kGrids[*grid];
+  format.search = fields.variant("search");
   fields.finish(kGroupFields);
+  return make_row_codec(format);
+}
+
+std::shared_ptr<const Codec> make_nvfp4(const Scheme& scheme) {
+  SchemeFields fields(scheme);
+  Nvfp4 format;
+  format.four_over_six = fields.variant("4over6");
+  fields.finish("4over6");
+  return make_row_codec(format);
+}
+
+std::shared_ptr<const Codec> make_nf4(const Scheme& scheme) {
+  SchemeFields fields(scheme);
+  Nf4 format;
+  format.block = static_cast<int>(fields.number('b', {32, 64, 128}).value_or(64));
+  fields.finish("b<32|64|128>");
+  return make_row_codec(format);
+}
+
+std::shared_ptr<const Codec> make_ternary(const Scheme& scheme) {
+  SchemeFields fields(scheme);
+  Ternary format;
+  const auto group = fields.number('g', {64, 128, 256});
+  const auto whole = fields.one_of({"row", "tensor"});
+  if (group && whole) fail_scheme(scheme.text, scheme.format.offset, "'row' and 'tensor' stand in place of a group");
+  if (group) format.group_size = static_cast<int>(*group);
+  if (whole) format.group_size = *whole == 0 ? Ternary::kRow : Ternary::kTensor;
+  if (fields.variant("mean") || format.group_size == Ternary::kTensor) format.rule = TernaryRule::mean;
+  if (fields.variant("base3")) format.packing = TernaryPacking::base3;
+  fields.finish("g<64|128|256>, row or tensor, and mean, base3");
   return make_row_codec(format);
 }
 
@@ -129,8 +163,31 @@ void add_group_int(Registry& registry) {
                       fmt::format("the same with codes within +-{}", (1 << (bits - 1)) - 1)});
     listed.push_back({fmt::format("int{}-g128-asym", bits), "the same with a zero point for each group"});
   }
-  add(registry, "int<2|3|4|8>[-g<32|64|128>|-row][-half|-maxabs|-asym]", {"int2", "int3", "int4", "int8"},
+  listed.push_back({"int4-g32-search", "int4-g32 with the range of least squared error for each group"});
+  listed.push_back({"int3-g32-asym-search", "3-bit integers with a zero point and the range of least squared error"});
+  listed.push_back({"int2-g32-asym-search", "2-bit integers with a zero point and the range of least squared error"});
+  add(registry, "int<2|3|4|8>[-g<32|64|128>|-row][-half|-maxabs|-asym][-search]", {"int2", "int3", "int4", "int8"},
       std::move(listed), make_group_int);
+}
+
+void add_tables(Registry& registry) {
+  add(registry, "nvfp4[-4over6]", {"nvfp4"},
+      {{"nvfp4", "FP4 E2M1, an FP8 scale for 16 weights and a float32 scale for the matrix"},
+       {"nvfp4-4over6", "nvfp4 where a block's maximum becomes 6 or 4, whichever has the smaller error"}},
+      make_nvfp4);
+  add(registry, "nf4[-b<32|64|128>]", {"nf4"},
+      {{"nf4-b64", "QLoRA's NF4, a binary16 scale for 64 weights"}, {"nf4-b32", "NF4 with a scale for 32 weights"}},
+      make_nf4);
+}
+
+void add_ternary(Registry& registry) {
+  add(registry, "ternary[-g<64|128|256>|-row|-tensor][-mean][-base3]", {"ternary"},
+      {{"ternary-g256", "-1, 0, 1 above 0.7 of the mean magnitude, a binary16 scale for 256 weights"},
+       {"ternary-g64", "the same with a scale for 64 weights"},
+       {"ternary-g256-base3", "ternary-g256 with 64 weights in 13 bytes"},
+       {"ternary-tensor", "BitNet b1.58: one scale for the matrix"},
+       {"ternary-tensor-base3", "BitNet b1.58 with 64 weights in 13 bytes"}},
+      make_ternary);
 }
 
 }  // namespace
@@ -139,6 +196,8 @@ void add_quant_families(Registry& registry) {
   add_bfp(registry);
   add_mx(registry);
   add_group_int(registry);
+  add_tables(registry);
+  add_ternary(registry);
 }
 
 }  // namespace blockpack::recipe_detail

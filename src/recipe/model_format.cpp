@@ -41,7 +41,7 @@ std::optional<TensorEntry> parse_tensor_entry(std::string_view text) {
 
 TensorSpec section_spec(const Codec& codec, MatrixShape shape, std::string_view tensor, const SectionSize& section) {
   TensorSpec spec{section_tensor_name(tensor, section.name), Dtype::u8, {section.bytes}};
-  if (codec.row_wise()) spec.shape = {shape.rows, shape.rows == 0 ? 0 : section.bytes / shape.rows};
+  if (codec.row_wise() && section.per_row) spec.shape = {shape.rows, shape.rows == 0 ? 0 : section.bytes / shape.rows};
   return spec;
 }
 

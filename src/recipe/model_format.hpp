@@ -38,7 +38,7 @@ std::string to_string(const TensorEntry& entry);
 /// Nothing for any other text, and for a shape that is not positive.
 std::optional<TensorEntry> parse_tensor_entry(std::string_view text);
 
-/// How a section is declared in the file: U8, [rows, bytes of a row] for row-wise codecs, [bytes] for others.
+/// How a section is declared in the file: U8, [rows, bytes of a row] for sections of rows, [bytes] for others.
 TensorSpec section_spec(const Codec& codec, MatrixShape shape, std::string_view tensor, const SectionSize& section);
 
 /// 2-D, not empty, of a floating-point type: what recipes are about.

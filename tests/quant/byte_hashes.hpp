@@ -33,6 +33,18 @@ void for_each_format(const Visitor& visit) {
       for (const GroupGrid grid :
            {GroupGrid::signed_max, GroupGrid::half_step, GroupGrid::max_abs, GroupGrid::asymmetric})
         visit(GroupInt{bits, group, grid});
+  for (const int bits : {2, 4})
+    for (const GroupGrid grid :
+         {GroupGrid::signed_max, GroupGrid::half_step, GroupGrid::max_abs, GroupGrid::asymmetric})
+      visit(GroupInt{bits, 32, grid, true});
+  visit(Nvfp4{});
+  visit(Nvfp4{true});
+  for (const int block : {32, 64, 128}) visit(Nf4{block});
+  for (const TernaryPacking packing : {TernaryPacking::two_bits, TernaryPacking::base3}) {
+    for (const int group : {64, 256, Ternary::kRow})
+      for (const TernaryRule rule : {TernaryRule::threshold, TernaryRule::mean}) visit(Ternary{group, rule, packing});
+    visit(Ternary{Ternary::kTensor, TernaryRule::mean, packing});
+  }
 }
 
 /// FNV-1a of all sections of a 3 x 509 matrix of every kind of weights, with importance.

@@ -246,3 +246,68 @@ TEST_CASE("group schemes, sizes and refused parameters", "[quant][format]") {
   REQUIRE_THROWS_AS((GroupInt{5, 32}.sections(32)), ValueError);
   REQUIRE_THROWS_AS((GroupInt{4, 16}.sections(32)), ValueError);
 }
+
+TEST_CASE("the search of a range never loses to the whole range and follows importance", "[quant][format]") {
+  const std::vector<float> w = test::make_weights(test::Weights::heavy_tailed, 640, 17);
+  std::vector<float> importance(640);
+  for (std::size_t i = 0; i < importance.size(); ++i) importance[i] = i % 7 == 0 ? 20.0f : 0.5f;
+  const auto error = [&](const std::vector<float>& decoded, bool weighted) {
+    double sum = 0;
+    for (std::size_t i = 0; i < w.size(); ++i)
+      sum += (weighted ? double{importance[i]} : 1.0) * std::pow(double{w[i]} - double{decoded[i]}, 2);
+    return sum;
+  };
+  EncodeOptions options;
+  options.importance = MatrixView<const float>(importance.data(), 1, 640);
+  const MatrixView<const float> view(w.data(), 1, 640);
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const GroupGrid grid : kGrids) {
+      for (const int group : {32, 0}) {
+        const GroupInt plain{bits, group, grid}, searched{bits, group, grid, true};
+        CAPTURE(searched.scheme());
+        const double whole = error(round_trip(plain, w), false);
+        REQUIRE(error(round_trip(searched, w), false) <= whole * 1.00001);
+        const auto weighted = test::decode_matrix(searched, test::encode_matrix(searched, view, options), view.shape());
+        REQUIRE(error(weighted, true) <= error(round_trip(searched, w), true) * 1.00001);
+        if (bits < 4) REQUIRE(error(round_trip(searched, w), false) < whole);
+      }
+    }
+  }
+  const std::vector<float> zeros(32, 0.0f);
+  REQUIRE(stored_row(GroupInt{4, 32, GroupGrid::asymmetric, true}, zeros) ==
+          stored_row(GroupInt{4, 32, GroupGrid::asymmetric}, zeros));
+  for (const test::Weights kind : test::kAllWeights)
+    for (const GroupGrid grid : kGrids)
+      for (const float v :
+           round_trip(GroupInt{3, 32, grid, true}, test::make_weights(kind, 70, 2), NonFinite::saturate))
+        REQUIRE(std::isfinite(v));
+}
+
+TEST_CASE("what an encoder refuses leaves the destination as it was", "[quant][format]") {
+  std::vector<float> w = test::make_weights(test::Weights::heavy_tailed, 40 * 64, 3);
+  w[37 * 64 + 40] = 3.0e38f;
+  std::vector<float> importance(64, 1.0f);
+  const auto refused = [&](const auto& format, const EncodeOptions& options) {
+    CAPTURE(format.scheme());
+    test::Stored stored;
+    std::vector<std::byte*> dst;
+    for (const SectionSpec& s : format.sections(64))
+      stored.emplace_back(static_cast<std::size_t>(section_bytes(s, 40, "test")), std::byte{0xa5});
+    for (auto& s : stored) dst.push_back(s.data());
+    const test::Stored before = stored;
+    REQUIRE_THROWS_AS(encode_rows(format, MatrixView<const float>(w.data(), 40, 64), 0, dst, options), ValueError);
+    REQUIRE(stored == before);
+  };
+  refused(GroupInt{}, {});
+  refused(GroupInt{4, 0, GroupGrid::asymmetric, true}, {});
+  refused(Nf4{}, {});
+  refused(Ternary{64}, {});
+  w[37 * 64 + 40] = 1.0f;
+  EncodeOptions options;
+  options.importance = MatrixView<const float>(importance.data(), 1, 64);
+  for (const float bad : {-1.0f, kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
+    importance[63] = bad;
+    refused(GroupInt{}, options);
+    refused(Mx{}, options);
+  }
+}

@@ -18,9 +18,9 @@ Stored encode_matrix(const Format& format, MatrixView<const float> w, const Enco
   Stored stored;
   std::vector<std::byte*> dst;
   for (const SectionSpec& s : format.sections(w.cols()))
-    stored.emplace_back(static_cast<std::size_t>(s.bytes_per_row * w.rows()), std::byte{0xa5});
+    stored.emplace_back(static_cast<std::size_t>(section_bytes(s, w.rows(), "encode_matrix")), std::byte{0xa5});
   for (auto& s : stored) dst.push_back(s.data());
-  encode_rows(format, w, 0, dst, options);
+  encode_rows(fitted(format, w, options), w, 0, dst, options);
   return stored;
 }
 

@@ -36,6 +36,8 @@ TEST_CASE("a quantization format comes back from its scheme", "[quant][format]")
   REQUIRE(*parse<Bfp>("bfp16") == Bfp{8, 32});
   REQUIRE(*parse<GroupInt>("int8") == GroupInt{8, 32});
   REQUIRE(*parse<GroupInt>("int4-half-g64") == GroupInt{4, 64, GroupGrid::half_step});
+  REQUIRE(*parse<Nf4>("nf4") == Nf4{64});
+  REQUIRE(*parse<Ternary>("ternary-tensor-mean") == *parse<Ternary>("ternary-tensor"));
 }
 
 TEST_CASE("names of other formats are not taken, bad fields are refused", "[quant][format]") {
@@ -44,6 +46,7 @@ TEST_CASE("names of other formats are not taken, bad fields are refused", "[quan
     REQUIRE(!parse<Bfp>(other));
     REQUIRE(!parse<Mx>(other));
     REQUIRE(!parse<GroupInt>(other));
+    REQUIRE((!parse<Nf4>(other) && !parse<Ternary>(other)));
   }
   for (const char* bad : {"bfp9", "bfp33", "bfp12-b24", "bfp12-q", "bfp12-b32-b32", "bfp12-asym-asym", "bfp12-b-32",
                           "bfp12-b032", "bfp12-away-trunc"}) {
@@ -59,4 +62,8 @@ TEST_CASE("names of other formats are not taken, bad fields are refused", "[quan
     CAPTURE(bad);
     REQUIRE_THROWS_AS(parse<GroupInt>(bad), ValueError);
   }
+  for (const char* bad : {"nvfp4-b16", "nvfp4-4over6-4over6"}) REQUIRE_THROWS_AS(parse<Nvfp4>(bad), ValueError);
+  for (const char* bad : {"nf4-b16", "nf4-g64", "nf4-b64-b64"}) REQUIRE_THROWS_AS(parse<Nf4>(bad), ValueError);
+  for (const char* bad : {"ternary-g32", "ternary-row-tensor", "ternary-b64", "ternary-mean-mean"})
+    REQUIRE_THROWS_AS(parse<Ternary>(bad), ValueError);
 }

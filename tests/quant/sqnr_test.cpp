@@ -157,3 +157,12 @@ TEST_CASE("group integers of 2 and 3 bits reach their noise anchors", "[quant][s
                    {GroupInt{3, 32}, 3.5, 15.17, 0}},
                   0.1);
 }
+
+TEST_CASE("tables, NVFP4 and ternary weights reach their noise anchors", "[quant][slow]") {
+  check<Nf4>({{Nf4{64}, 4.25, 20.72, 19.69}, {Nf4{32}, 4.5, 21.17, 20.61}}, 0.05);
+  check<Nvfp4>({{Nvfp4{}, 4.5, 20.43, 20.66}}, 0.05);
+  check<Ternary>({{Ternary{}, 2.0625, 7.20, 5.54}}, 0.1);
+  check<Ternary>({{Ternary{Ternary::kTensor, TernaryRule::mean}, 2.0, 5.79, 4.05},
+                  {Ternary{Ternary::kTensor, TernaryRule::mean, TernaryPacking::base3}, 1.625, 5.79, 4.05}},
+                 0.05);
+}

@@ -21,16 +21,16 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 /// Encodes a whole matrix at once, without the streaming of compress_model.
-AnyLinear encode_directly(const Codec& codec, MatrixView<const float> w) {
+AnyLinear encode_directly(const std::shared_ptr<const Codec>& codec, MatrixView<const float> w) {
   std::vector<Section> sections;
   std::vector<std::byte*> dst;
-  for (const SectionSize& s : codec.sections(w.shape())) {
+  for (const SectionSize& s : codec->sections(w.shape())) {
     AlignedBuffer<std::byte> bytes(s.bytes);
     dst.push_back(bytes.data());
     sections.push_back({s.name, SharedBytes(std::move(bytes))});
   }
-  codec.encode(w, 0, dst, {});
-  return codec.open(w.shape(), sections, PackPolicy::none());
+  fitted(codec, w)->encode(w, 0, dst, {});
+  return codec->open(w.shape(), sections, PackPolicy::none());
 }
 
 TEST_CASE("every listed scheme goes through a file and comes back bit for bit", "[recipe]") {
@@ -53,7 +53,7 @@ TEST_CASE("every listed scheme goes through a file and comes back bit for bit", 
       CHECK(stored->scheme == listed.scheme);
       std::vector<float> w = matrix_values(plain, name);
       const MatrixView<const float> view(w.data(), stored->shape.rows, stored->shape.cols);
-      const AnyLinear direct = encode_directly(*stored->codec, view);
+      const AnyLinear direct = encode_directly(stored->codec, view);
       const AnyLinear opened = model.linear(name);
       CHECK(opened.scheme() == listed.scheme);
       CHECK(opened.shape() == stored->shape);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <bit>
 #include <concepts>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,11 +36,18 @@ struct EncodeOptions {
   Execution execution;
 };
 
-/// One byte section of a stored matrix: row r occupies bytes [r * bytes_per_row, (r + 1) * bytes_per_row).
+/// One byte section of a stored matrix: row r occupies bytes [r * bytes_per_row, (r + 1) * bytes_per_row). A section of
+/// the whole matrix has bytes_per_row 0 and `bytes_per_tensor` bytes, which every row reads.
 struct SectionSpec {
   std::string name;
   index_t bytes_per_row = 0;
+  index_t bytes_per_tensor = 0;
 };
+
+/// Bytes of a section of a matrix with `rows` rows. ShapeError when they overflow.
+inline index_t section_bytes(const SectionSpec& section, index_t rows, const char* function) {
+  return checked_add(checked_mul(rows, section.bytes_per_row, function), section.bytes_per_tensor, function);
+}
 
 /// One row to encode. `weights` are finite unless the policy is `propagate`; infinities are ±inf under `saturate` and
 /// the format clamps them, NaN has become 0. `importance` is empty or as long as `weights`. `row` is its index in the
@@ -66,7 +74,40 @@ concept RowFormat = std::copyable<F> &&
   f.decode_row(src, cols, cols, out);  // (sections of the row, cols of W, first col, dst)
 };
 
-/// Stored bits per weight of rows of `cols` weights, scales and padding included.
+/// What formats with a parameter of the whole matrix know of it: one pass over the weights, row panel by row panel.
+/// The numbers depend neither on the panels nor on the threads.
+struct TensorStatistics {
+  float absmax = 0.0f;   ///< largest |w|
+  double sum_abs = 0.0;  ///< of |w|: in double, eight interleaved sums a row, rows in order
+  index_t count = 0;     ///< weights
+
+  double mean_abs() const noexcept { return count == 0 ? 0.0 : sum_abs / static_cast<double>(count); }
+
+  /// The next rows of the matrix. NaN counts as 0, and so does infinity under `propagate`, otherwise as the largest
+  /// float (under `reject` the encoder refuses it later).
+  void add(MatrixView<const float> w, NonFinite non_finite, const Execution& how);
+};
+
+/// A row format with parameters of the whole matrix beside those of its rows: the scale of NVFP4, the mean of BitNet.
+/// `fitted_to` gives the format that encodes the matrix of these statistics; a format that was not fitted refuses to
+/// encode (UnsupportedError) and decodes. `encode_tensor` writes the sections with bytes_per_tensor, before any row.
+template <class F>
+concept TensorFormat = RowFormat<F> &&
+    requires(const F& f, const TensorStatistics& statistics, std::span<std::byte* const> dst) {
+  { f.fits_tensor() } -> std::same_as<bool>;  // false for parameters of the format that need no fit
+  { f.fitted_to(statistics) } -> std::same_as<F>;
+  f.encode_tensor(dst);
+};
+
+/// A row format that may refuse finite weights under `reject`, because a scale would leave fp16. `check_row` throws the
+/// ValueError and writes nothing; it is asked about rows with a weight of 2^15 or more, and no scale is larger than the
+/// largest weight.
+template <class F>
+concept CheckedFormat = RowFormat<F> && requires(const F& f, const EncodeRow& row) {
+  f.check_row(row);
+};
+
+/// Stored bits per weight of rows of `cols` weights, scales and padding included, sections of the whole matrix not.
 template <RowFormat F>
 double bits_per_weight(const F& format, index_t cols) {
   double bytes = 0;
@@ -87,12 +128,25 @@ inline MatrixShape find_non_finite(MatrixView<const float> w) noexcept {
   return {-1, -1};
 }
 
+namespace detail {
+/// Whether a row holds a magnitude of 2^15 or more, infinity or NaN. No early exit: the loop vectorizes.
+inline bool has_large(std::span<const float> row) noexcept {
+  std::uint32_t top = 0;
+  for (const float v : row) top |= (std::bit_cast<std::uint32_t>(v) & 0x7f800000u) + (0x80000000u - 0x47000000u);
+  return (top & 0x80000000u) != 0;
+}
+inline constexpr index_t kRowsPerTask = 16;
+}  // namespace detail
+
 /// Encodes a panel of rows.
 ///
-/// Shapes:  w [rows, cols]; dst has one pointer per section, to the bytes of the panel's first row; options.importance
-///          is empty, [1, cols] or [rows, cols] for the panel's rows. `first_row` is the panel's place in the matrix.
-/// Errors:  ValueError on NaN or infinity under `reject`, before anything is written; UnsupportedError for `propagate`
-///          where the format cannot store NaN; ShapeError for another shape of importance or a negative importance.
+/// Shapes:  w [rows, cols]; dst has one pointer per section, to the bytes of the panel's first row, or to the start of
+/// a
+///          section of the whole matrix; options.importance is empty, [1, cols] or [rows, cols] for the panel's rows.
+///          `first_row` is the panel's place in the matrix.
+/// Errors:  before anything is written: ValueError on NaN, infinity or a scale that fp16 cannot hold under `reject`;
+///          UnsupportedError for `propagate` where the format cannot store NaN; ShapeError for another shape of
+///          importance, ValueError for one that is negative or not finite.
 /// Cost:    reads w twice (once for the check); rows in parallel; the bytes do not depend on the threads.
 template <RowFormat F>
 void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
@@ -106,32 +160,103 @@ void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, 
       (importance.cols() != w.cols() || (importance.rows() != 1 && importance.rows() != w.rows())))
     throw ShapeError("encode_rows: importance is " + to_string(importance.shape()) + ", 1x" + std::to_string(w.cols()) +
                      " or " + to_string(w.shape()) + " needed");
+  for (index_t i = 0; i < importance.rows(); ++i)
+    for (index_t j = 0; j < importance.cols(); ++j)
+      if (!(importance(i, j) >= 0.0f && importance(i, j) <= std::numeric_limits<float>::max()))
+        throw ValueError("encode_rows: importance is negative or not finite at row " + std::to_string(i) + ", column " +
+                         std::to_string(j));
   if (options.non_finite == NonFinite::propagate && !format.can_store_nan())
     throw UnsupportedError("encode_rows: " + std::string(format.scheme()) +
                            " cannot store NaN, `propagate` is refused");
-  const MatrixShape bad = find_non_finite(w);
-  if (bad.rows >= 0 && options.non_finite == NonFinite::reject)
-    throw ValueError("encode_rows: w is not finite at row " + std::to_string(first_row + bad.rows) + ", column " +
-                     std::to_string(bad.cols) + "; pass NonFinite::saturate to clamp");
-  const bool clean = bad.rows < 0 || options.non_finite == NonFinite::propagate;
+  const auto row_at = [&](index_t i) {
+    EncodeRow row{w.row(i), {}, first_row + i, options.non_finite};
+    if (importance.data() != nullptr) row.importance = importance.row(importance.rows() == 1 ? 0 : i);
+    return row;
+  };
+  bool clean = true;
+  for (index_t i = 0; i < w.rows(); ++i) {
+    if (!detail::has_large(w.row(i))) continue;
+    const MatrixShape bad = find_non_finite(w.rows_from(i, 1));
+    if (bad.rows >= 0 && options.non_finite == NonFinite::reject)
+      throw ValueError("encode_rows: w is not finite at row " + std::to_string(first_row + i) + ", column " +
+                       std::to_string(bad.cols) + "; pass NonFinite::saturate to clamp");
+    if (bad.rows >= 0 && options.non_finite == NonFinite::saturate) clean = false;
+    if constexpr (CheckedFormat<F>) {
+      if (options.non_finite == NonFinite::reject) format.check_row(row_at(i));
+    }
+  }
 
-  constexpr index_t kRowsPerTask = 16;
-  parallel_for(options.execution, ceil_div(w.rows(), kRowsPerTask), [&](index_t task) {
+  if constexpr (TensorFormat<F>) format.encode_tensor(dst);
+  parallel_for(options.execution, ceil_div(w.rows(), detail::kRowsPerTask), [&](index_t task) {
     std::vector<float> without_nan(clean ? 0 : static_cast<std::size_t>(w.cols()));
     std::vector<std::byte*> row_dst(dst.size());
-    const index_t end = std::min(w.rows(), (task + 1) * kRowsPerTask);
-    for (index_t i = task * kRowsPerTask; i < end; ++i) {
-      EncodeRow row{w.row(i), {}, first_row + i, options.non_finite};
+    const index_t end = std::min(w.rows(), (task + 1) * detail::kRowsPerTask);
+    for (index_t i = task * detail::kRowsPerTask; i < end; ++i) {
+      EncodeRow row = row_at(i);
       if (!clean) {
         for (std::size_t j = 0; j < without_nan.size(); ++j)
           without_nan[j] = row.weights[j] != row.weights[j] ? 0.0f : row.weights[j];
         row.weights = without_nan;
       }
-      if (importance.data() != nullptr) row.importance = importance.row(importance.rows() == 1 ? 0 : i);
       for (std::size_t s = 0; s < dst.size(); ++s) row_dst[s] = dst[s] + i * sections[s].bytes_per_row;
       format.encode_row(row, row_dst);
     }
   });
+}
+
+inline void TensorStatistics::add(MatrixView<const float> w, NonFinite non_finite, const Execution& how) {
+  std::vector<TensorStatistics> rows(static_cast<std::size_t>(w.rows()));
+  const float infinite = non_finite == NonFinite::propagate ? 0.0f : std::numeric_limits<float>::max();
+  parallel_for(how, ceil_div(w.rows(), detail::kRowsPerTask), [&](index_t task) {
+    const index_t end = std::min(w.rows(), (task + 1) * detail::kRowsPerTask);
+    for (index_t i = task * detail::kRowsPerTask; i < end; ++i) {
+      const std::span<const float> row = w.row(i);
+      const bool finite = !detail::has_large(row) || find_non_finite(w.rows_from(i, 1)).rows < 0;
+      const auto magnitude = [&](std::size_t j) {
+        const std::uint32_t bits = std::bit_cast<std::uint32_t>(row[j]) & 0x7fffffffu;
+        if (finite || bits < 0x7f800000u) return std::bit_cast<float>(bits);
+        return bits == 0x7f800000u ? infinite : 0.0f;
+      };
+      float largest[8] = {};
+      double sums[8] = {};
+      std::size_t j = 0;
+      for (; j + 8 <= row.size(); j += 8) {
+        for (std::size_t lane = 0; lane < 8; ++lane) {
+          const float v = magnitude(j + lane);
+          largest[lane] = v > largest[lane] ? v : largest[lane];
+          sums[lane] += static_cast<double>(v);
+        }
+      }
+      for (std::size_t lane = 0; j < row.size(); ++j, ++lane) {
+        const float v = magnitude(j);
+        largest[lane] = v > largest[lane] ? v : largest[lane];
+        sums[lane] += static_cast<double>(v);
+      }
+      TensorStatistics& result = rows[static_cast<std::size_t>(i)];
+      for (std::size_t lane = 0; lane < 8; ++lane) {
+        result.absmax = std::max(result.absmax, largest[lane]);
+        result.sum_abs += sums[lane];
+      }
+    }
+  });
+  for (const TensorStatistics& row : rows) {
+    absmax = std::max(absmax, row.absmax);
+    sum_abs += row.sum_abs;
+  }
+  count += w.rows() * w.cols();
+}
+
+/// The format that encodes w: itself, or fitted to the whole matrix where it has parameters of it.
+template <RowFormat F>
+F fitted(const F& format, MatrixView<const float> w, const EncodeOptions& options) {
+  if constexpr (TensorFormat<F>) {
+    if (format.fits_tensor()) {
+      TensorStatistics statistics;
+      statistics.add(w, options.non_finite, options.execution);
+      return format.fitted_to(statistics);
+    }
+  }
+  return format;
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

@@ -53,12 +53,13 @@ class RowMatrix {
     std::vector<SharedBytes> stored;
     std::vector<std::byte*> dst;
     for (const SectionSpec& spec : format.sections(w.cols())) {
-      AlignedBuffer<std::byte> bytes(checked_mul(w.rows(), spec.bytes_per_row, "RowMatrix::encode"));
+      AlignedBuffer<std::byte> bytes(section_bytes(spec, w.rows(), "RowMatrix::encode"));
       dst.push_back(bytes.data());
       stored.emplace_back(std::move(bytes));
     }
-    encode_rows(format, w, 0, dst, options);
-    return RowMatrix(w.shape(), format, std::move(stored), policy);
+    const F whole = fitted(format, w, options);
+    encode_rows(whole, w, 0, dst, options);
+    return RowMatrix(w.shape(), whole, std::move(stored), policy);
   }
 
   /// The operator whose `sections()` are these: same order, names and sizes. The bytes are not copied: each section
@@ -72,7 +73,7 @@ class RowMatrix {
                         std::to_string(specs.size()) + " needed for " + std::string(format.scheme()));
     std::vector<SharedBytes> stored;
     for (std::size_t s = 0; s < specs.size(); ++s) {
-      const index_t needed = checked_mul(shape.rows, specs[s].bytes_per_row, "from_sections");
+      const index_t needed = section_bytes(specs[s], shape.rows, "from_sections");
       if (sections[s].name != specs[s].name || static_cast<index_t>(sections[s].data.bytes.size()) != needed)
         throw FormatError("from_sections: section " + sections[s].name + " has " +
                           std::to_string(sections[s].data.bytes.size()) + " bytes, " + specs[s].name + " with " +

@@ -26,6 +26,13 @@ inline void check_block(const char* format, int block) {
 inline std::uint8_t* bytes(std::byte* p) noexcept { return reinterpret_cast<std::uint8_t*>(p); }
 inline const std::uint8_t* bytes(const std::byte* p) noexcept { return reinterpret_cast<const std::uint8_t*>(p); }
 
+/// The next `count` values from `first` on, or the fewer there are.
+inline std::span<const float> part_of(std::span<const float> row, index_t first, index_t count) noexcept {
+  if (row.empty()) return {};
+  return row.subspan(static_cast<std::size_t>(first),
+                     std::min(static_cast<std::size_t>(count), row.size() - static_cast<std::size_t>(first)));
+}
+
 /// Encodes a row block by block through the reference. A short last block is filled with zeros, which changes neither
 /// its shared exponent nor its other codes.
 template <class Format>

@@ -50,19 +50,23 @@ struct GroupParameters {
 /// A group of zeros decodes to zeros: scale 2 / (2^b - 1) on the half_step and asymmetric grids, as the reference has
 /// it, 0 on the other two, and codes = zero point. A scale that rounds to 0 stores the codes of 0. A scale that rounds
 /// to infinity is a ValueError under `reject`; under `saturate` it becomes 65504 and the codes follow.
-/// Under `saturate` infinity counts as the largest float. Importance has no use here: nothing is searched.
+/// Under `saturate` infinity counts as the largest float.
+///
+/// `search` shrinks the range of a group to 100, 99, … 25 % and keeps the one of least squared error, weighted by
+/// importance; without it importance has no effect.
 struct GroupInt {
   int bits = 4;         ///< 2, 3, 4 or 8
   int group_size = 32;  ///< 32, 64 or 128; 0 = one group a row
   GroupGrid grid = GroupGrid::signed_max;
+  bool search = false;  ///< of the range; 76 times the work of an encoder
 
   friend bool operator==(const GroupInt&, const GroupInt&) = default;
 
-  /// "int4-g32", "int8-row"; then "-half", "-maxabs" or "-asym".
+  /// "int4-g32", "int8-row"; then "-half", "-maxabs" or "-asym"; then "-search".
   std::string scheme() const {
     constexpr const char* kGrids[] = {"", "-half", "-maxabs", "-asym"};
     return "int" + std::to_string(bits) + (group_size == 0 ? "-row" : "-g" + std::to_string(group_size)) +
-           kGrids[static_cast<std::size_t>(grid)];
+           kGrids[static_cast<std::size_t>(grid)] + (search ? "-search" : "");
   }
 
   /// The format of a scheme split at its dashes, or nothing when the name is not `int<b>`. ValueError for a field it
@@ -84,6 +88,8 @@ struct GroupInt {
         reader.set("grid", format.grid, GroupGrid::max_abs);
       } else if (field == "asym") {
         reader.set("grid", format.grid, GroupGrid::asymmetric);
+      } else if (field == "search") {
+        reader.set("search", format.search, true);
       } else {
         reader.unknown(field);
       }
@@ -127,11 +133,53 @@ struct GroupInt {
   }
 
   /// Scale and zero point in float32, before the scale is rounded to fp16. A range beyond float32 gives an infinite
-  /// scale.
-  GroupParameters fit(std::span<const float> values) const noexcept {
+  /// scale. `importance` (empty, or one weight per value) counts under `search` only.
+  GroupParameters fit(std::span<const float> values, std::span<const float> importance = {}) const noexcept {
     float low, high;
     range_of(values, low, high);
-    return fit_range(values, low, high);
+    const GroupParameters whole = fit_range(values, low, high);
+    return search ? best_range(values, importance, low, high, whole) : whole;
+  }
+
+  /// Of the ranges p * [low, high], p = 1, 0.99, … 0.25: the parameters of least squared error with the scale as it is
+  /// stored, the first of equals; `whole` where no scale fits fp16. Errors are summed in float32 in element order.
+  GroupParameters best_range(std::span<const float> values, std::span<const float> importance, float low, float high,
+                             const GroupParameters& whole) const noexcept {
+    if (low == 0.0f && high == 0.0f) return whole;
+    GroupParameters best = whole;
+    float least = std::numeric_limits<float>::infinity();
+    for (int i = 0; i <= 75; ++i) {
+      const float share = static_cast<float>(100 - i) / 100.0f;
+      GroupParameters p = whole;
+      if (grid == GroupGrid::asymmetric)
+        p = fit_range(values, low * share, high * share);
+      else
+        p.scale = whole.scale * share;
+      const GroupParameters rounded = stored(p);
+      if (!std::isfinite(rounded.scale)) continue;
+      const float error = squared_error(values, importance, rounded);
+      if (error < least) {
+        least = error;
+        best = p;
+      }
+    }
+    return best;
+  }
+
+  /// Sum of importance * (w - decoded)² over the values, in float32 in element order. Importance that is shorter than
+  /// the values ends where the row does.
+  float squared_error(std::span<const float> values, std::span<const float> importance,
+                      const GroupParameters& p) const noexcept {
+    float sum = 0.0f;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const float error = values[i] - strict_mul(p.scale, static_cast<float>(code_of(values[i], p) - p.zero_point));
+      const float square = strict_mul(error, error);
+      if (importance.empty())
+        sum += square;
+      else if (i < importance.size())
+        sum += strict_mul(square, importance[i]);
+    }
+    return sum;
   }
 
   /// The parameters as they are stored: scale rounded to fp16 half to even, the asymmetric zero point taken again from
@@ -149,14 +197,14 @@ struct GroupInt {
 
   /// Codes for given parameters.
   void encode(std::span<const float> values, const GroupParameters& p, std::span<std::int32_t> codes) const noexcept {
+    for (std::size_t i = 0; i < values.size(); ++i) codes[i] = code_of(values[i], p);
+  }
+  std::int32_t code_of(float value, const GroupParameters& p) const noexcept {
     const float zero = static_cast<float>(p.zero_point);
     const float low = grid == GroupGrid::max_abs ? 1.0f : 0.0f;
     const float high = static_cast<float>(max_code());
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      float q = p.scale == 0.0f ? zero : round_half_even(values[i] / p.scale) + zero;
-      q = q < low ? low : (q > high ? high : q);
-      codes[i] = static_cast<std::int32_t>(q);
-    }
+    const float q = p.scale == 0.0f ? zero : round_half_even(value / p.scale) + zero;
+    return static_cast<std::int32_t>(q < low ? low : (q > high ? high : q));
   }
 
   /// scale * (q - zero_point): one product, exact for a scale that is an fp16 value.
@@ -169,6 +217,8 @@ struct GroupInt {
   void pack(std::span<const std::int32_t> codes, std::int32_t fill, std::uint8_t* dst) const noexcept;
   void unpack(const std::uint8_t* src, std::span<std::int32_t> codes) const noexcept;
 
+  /// ValueError with row and column of the first group whose scale is beyond fp16. Cost: fits the row.
+  void check_row(const EncodeRow& row) const;
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const;
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
 
@@ -341,7 +391,7 @@ inline constexpr GroupOps kGroupReference = {
       decode_group_reference(f, codes, p, dst);
     }};
 
-/// dst: the row's sections. ValueError for a scale beyond fp16 under `reject`; the row may then be partly written.
+/// dst: the row's sections. check_row came first: under `reject` no scale is beyond fp16.
 inline void encode_group_row(const GroupInt& f, const EncodeRow& row, std::span<std::byte* const> dst,
                              const GroupOps& ops) {
   const auto cols = static_cast<index_t>(row.weights.size());
@@ -362,7 +412,9 @@ inline void encode_group_row(const GroupInt& f, const EncodeRow& row, std::span<
     }
     float low, high;
     ops.range(ops.kernels, values, low, high);
-    const GroupParameters p = checked_group(f, f.fit_range(values, low, high), row, first);
+    GroupParameters fit = f.fit_range(values, low, high);
+    if (f.search) fit = f.best_range(values, part_of(row.importance, first, size), low, high, fit);
+    const GroupParameters p = checked_group(f, fit, row, first);
     const std::uint16_t scale = fp16(p.scale).bits;
     scales[2 * g] = static_cast<std::uint8_t>(scale);
     scales[2 * g + 1] = static_cast<std::uint8_t>(scale >> 8);
@@ -396,6 +448,14 @@ BLOCKPACK_API GroupOps compiled_group_ops();
 
 }  // namespace detail
 
+inline void GroupInt::check_row(const EncodeRow& row) const {
+  const auto cols = static_cast<index_t>(row.weights.size());
+  const index_t size = group_size == 0 ? cols : group_size;
+  for (index_t first = 0; first < cols; first += size)
+    detail::checked_group(*this,
+                          fit(detail::part_of(row.weights, first, size), detail::part_of(row.importance, first, size)),
+                          row, first);
+}
 inline void GroupInt::encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const {
 #if defined(BLOCKPACK_HEADERS_ONLY)
   detail::encode_group_row(*this, row, dst, detail::kGroupReference);

@@ -24,6 +24,7 @@ namespace blockpack::inline BLOCKPACK_ABI {
 struct SectionSize {
   std::string name;
   index_t bytes = 0;
+  bool per_row = true;  ///< of row-wise codecs: as many bytes for every row; false: one piece for the whole matrix
 };
 
 /// Immutable; const members may be called from any number of threads at once.
@@ -40,12 +41,18 @@ class BLOCKPACK_API Codec {
   /// Whether row panels can be encoded one after another, so that memory does not grow with the matrix.
   virtual bool row_wise() const noexcept = 0;
 
+  /// Whether the format has parameters of the whole matrix: `encode` is then refused (UnsupportedError) and `fitted_to`
+  /// gives the codec that encodes, after one pass over the matrix for its statistics.
+  virtual bool fits_tensor() const noexcept { return false; }
+  /// Null where fits_tensor() is false.
+  virtual std::shared_ptr<const Codec> fitted_to(const TensorStatistics&) const { return nullptr; }
+
   /// Memory `encode` needs beside its input and its output; 0 for row-wise codecs.
   virtual index_t working_bytes(MatrixShape shape) const = 0;
 
   /// Encodes the rows [first_row, first_row + w.rows()) of a matrix; for a codec that is not row-wise, w is the whole
-  /// matrix and first_row is 0. dst has one pointer per section, to the first byte of the first of these rows.
-  /// Errors: those of blockpack::encode_rows.
+  /// matrix and first_row is 0. dst has one pointer per section, to the first byte of the first of these rows, or of
+  /// the section where it is not per row. Errors: those of blockpack::encode_rows.
   virtual void encode(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
                       const EncodeOptions& options) const = 0;
 
@@ -71,10 +78,19 @@ class RowCodec final : public Codec {
   std::vector<SectionSize> sections(MatrixShape shape) const override {
     std::vector<SectionSize> sizes;
     for (const SectionSpec& s : format_.sections(shape.cols))
-      sizes.push_back({s.name, checked_mul(shape.rows, s.bytes_per_row, "sections")});
+      sizes.push_back({s.name, section_bytes(s, shape.rows, "sections"), s.bytes_per_tensor == 0});
     return sizes;
   }
   bool row_wise() const noexcept override { return true; }
+  bool fits_tensor() const noexcept override {
+    if constexpr (TensorFormat<F>) return format_.fits_tensor();
+    return false;
+  }
+  std::shared_ptr<const Codec> fitted_to(const TensorStatistics& statistics) const override {
+    if constexpr (TensorFormat<F>) return std::make_shared<const RowCodec>(format_.fitted_to(statistics));
+    static_cast<void>(statistics);
+    return nullptr;
+  }
   index_t working_bytes(MatrixShape) const override { return 0; }
   void encode(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
@@ -87,6 +103,15 @@ class RowCodec final : public Codec {
  private:
   F format_;
 };
+
+/// The codec that encodes w: the one given, or the one fitted to w where it has parameters of the whole matrix.
+inline std::shared_ptr<const Codec> fitted(const std::shared_ptr<const Codec>& codec, MatrixView<const float> w,
+                                           const EncodeOptions& options = {}) {
+  if (!codec->fits_tensor()) return codec;
+  TensorStatistics statistics;
+  statistics.add(w, options.non_finite, options.execution);
+  return codec->fitted_to(statistics);
+}
 
 template <RowFormat F>
 std::shared_ptr<const Codec> make_row_codec(F format) {

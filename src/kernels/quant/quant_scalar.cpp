@@ -64,7 +64,17 @@ void group_range(const float* w, std::size_t n, float* low, float* high) noexcep
   GroupInt::range_of({w, n}, *low, *high);
 }
 void group_encode(const float* w, std::size_t n, const GroupCode& g, std::uint8_t* codes) noexcept {
-  detail::encode_group_reference(format_of(g), {w, n}, parameters_of(g), codes);
+  const GroupInt f = format_of(g);
+  std::array<std::int32_t, detail::kGroupChunk> q;
+  for (std::size_t first = 0; first < n; first += q.size()) {
+    const std::size_t count = std::min(q.size(), n - first);
+    for (std::size_t i = 0; i < count; ++i) {
+      const float code = round_half_even(w[first + i] / g.scale) + g.zero;
+      q[i] = static_cast<std::int32_t>(code < g.low ? g.low : (code > g.high ? g.high : code));
+    }
+    f.pack(std::span<const std::int32_t>(q.data(), count), static_cast<std::int32_t>(g.zero), codes);
+    codes += f.code_bytes(static_cast<index_t>(count));
+  }
 }
 void group_decode(const std::uint8_t* codes, std::size_t n, const GroupCode& g, float* dst) noexcept {
   detail::decode_group_reference(format_of(g), codes, parameters_of(g), {dst, n});
