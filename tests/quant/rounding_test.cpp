@@ -7,6 +7,7 @@
 
 #include "blockpack/quant.hpp"
 #include "quant/golden_cases.hpp"
+#include "quant/rounded.hpp"
 #include "quant/synthetic_layer.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
@@ -14,33 +15,10 @@
 namespace {
 
 using namespace blockpack;
+using test::decoded;
+using test::FloatScales;
+using test::loss_of;
 using test::SyntheticLayer;
-
-/// Group integers whose scales stay in float32, as the reference has them.
-class FloatScales final : public WeightGrids {
- public:
-  FloatScales(const GroupInt& format, MatrixShape shape)
-      : WeightGrids(shape, format.group_size == 0 ? shape.cols : format.group_size),
-        parameters(static_cast<std::size_t>(shape.rows * groups())),
-        format_(format) {}
-  void fit(index_t row, index_t group, std::span<const float> values, std::span<const index_t>) override {
-    parameters[at(row, group)] = format_.fit(values);
-  }
-  Grid grid(index_t row, index_t group) const override {
-    const GroupParameters& p = parameters[at(row, group)];
-    return {-p.zero_point, format_.max_code() - p.zero_point, p.scale};
-  }
-  bool set_scale(index_t row, index_t group, float scale) override {
-    parameters[at(row, group)].scale = scale;
-    return true;
-  }
-  std::size_t at(index_t row, index_t group) const { return static_cast<std::size_t>(row * groups() + group); }
-
-  std::vector<GroupParameters> parameters;
-
- private:
-  GroupInt format_;
-};
 
 /// The layer objective in double.
 double loss(MatrixView<const float> w, MatrixView<const float> q, const GramMatrix& h) {
@@ -51,20 +29,6 @@ double loss(MatrixView<const float> w, MatrixView<const float> q, const GramMatr
         total += (static_cast<double>(w(r, i)) - static_cast<double>(q(r, i))) * h(i, j) *
                  (static_cast<double>(w(r, j)) - static_cast<double>(q(r, j)));
   return total;
-}
-
-template <class Op>
-std::vector<float> decoded(const Op& op) {
-  std::vector<float> values(static_cast<std::size_t>(op.out_features() * op.in_features()));
-  for (index_t r = 0; r < op.out_features(); ++r)
-    op.decode_rows(std::span(&r, 1), MatrixView<float>(values.data() + r * op.in_features(), 1, op.in_features()));
-  return values;
-}
-
-template <class F>
-double loss_of(const SyntheticLayer& layer, const QuantizedMatrix<F>& q) {
-  const std::vector<float> values = decoded(q);
-  return layer_loss(layer.w(), {values.data(), layer.shape.rows, layer.shape.cols}, layer.h);
 }
 
 }  // namespace
