@@ -6,6 +6,7 @@
 #include "blockpack/io/atomic_file.hpp"
 #include "blockpack/io/checked.hpp"
 #include "blockpack/io/dtype.hpp"
+#include "blockpack/io/gguf.hpp"
 #include "blockpack/io/mapped_file.hpp"
 #include "blockpack/io/npy.hpp"
 #include "blockpack/io/safetensors.hpp"

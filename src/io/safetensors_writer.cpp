@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <array>
-#include <mutex>
 #include <utility>
 
 #include "blockpack/io/atomic_file.hpp"
 #include "blockpack/io/checked.hpp"
 #include "blockpack/io/safetensors.hpp"
-#include "io/byte_ranges.hpp"
 #include "io/strict_json.hpp"
+#include "io/tensor_slots.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace {
@@ -29,7 +28,6 @@ struct Placed {
   TensorSpec spec;
   std::uint64_t begin = 0;
   std::uint64_t size = 0;
-  io_detail::ByteRanges written;
 };
 
 void check_text(std::string_view text, const char* kind) {
@@ -86,20 +84,29 @@ std::string header_text(const std::vector<Placed>& tensors, const Metadata& meta
   return text;
 }
 
+/// The same for the bytes to come.
+std::vector<io_detail::TensorSlot> slots_of(const std::vector<Placed>& tensors) {
+  std::vector<io_detail::TensorSlot> slots;
+  for (const Placed& tensor : tensors) slots.push_back({tensor.spec.name, tensor.begin, tensor.size});
+  return slots;
+}
+
 std::uint64_t padded(std::uint64_t bytes) { return size_round_up(bytes, kHeaderUnit, kFunction); }
 
 }  // namespace
 
 struct SafetensorsWriter::Impl {
   std::vector<Placed> tensors;
-  std::vector<std::size_t> by_name;
+  io_detail::TensorSlots slots;
   Metadata metadata;
   std::uint64_t header_capacity = 0;
-  std::mutex mutex;  // of `written`
   AtomicFile file;
 
   Impl(const std::filesystem::path& target, std::vector<TensorSpec> specs, Metadata initial, std::uint64_t reserve)
-      : tensors(place(std::move(specs))), metadata(std::move(initial)), file(check_names_then(target)) {
+      : tensors(place(std::move(specs))),
+        slots(kFunction, slots_of(tensors)),
+        metadata(std::move(initial)),
+        file(target) {
     header_capacity = padded(std::max<std::uint64_t>(reserve, header_text(tensors, metadata).size()));
     if (header_capacity > kMaxHeaderBytes)
       throw ValueError(fmt::format("{}: the header would have {} bytes, readers take at most {}", kFunction,
@@ -107,30 +114,9 @@ struct SafetensorsWriter::Impl {
     file.resize(size_add(data_offset(), data_bytes(), kFunction));
   }
 
-  const std::filesystem::path& check_names_then(const std::filesystem::path& target) {
-    by_name.resize(tensors.size());
-    for (std::size_t i = 0; i < by_name.size(); ++i) by_name[i] = i;
-    const auto name = [this](std::size_t i) -> const std::string& { return tensors[i].spec.name; };
-    std::sort(by_name.begin(), by_name.end(), [&](std::size_t a, std::size_t b) { return name(a) < name(b); });
-    const auto twice = std::adjacent_find(by_name.begin(), by_name.end(),
-                                          [&](std::size_t a, std::size_t b) { return name(a) == name(b); });
-    if (twice != by_name.end())
-      throw ValueError(fmt::format("{}: two tensors are called '{}'", kFunction, printable(name(*twice))));
-    return target;
-  }
-
   std::uint64_t data_offset() const { return size_add(kPrefixBytes, header_capacity, kFunction); }
   std::uint64_t data_bytes() const {
     return tensors.empty() ? 0 : size_add(tensors.back().begin, tensors.back().size, kFunction);
-  }
-
-  Placed& find(std::string_view wanted) {
-    const auto at = std::lower_bound(by_name.begin(), by_name.end(), wanted,
-                                     [this](std::size_t i, std::string_view n) { return tensors[i].spec.name < n; });
-    if (at == by_name.end() || tensors[*at].spec.name != wanted)
-      throw ValueError(
-          fmt::format("{}::write: there is no tensor '{}' among those declared", kFunction, printable(wanted)));
-    return tensors[*at];
   }
 };
 
@@ -142,27 +128,13 @@ SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&&) noexcept = default;
 SafetensorsWriter::~SafetensorsWriter() = default;
 
 void SafetensorsWriter::write(std::string_view tensor, std::uint64_t byte_offset, std::span<const std::byte> bytes) {
-  Placed& placed = impl_->find(tensor);
-  const auto end = try_add(byte_offset, bytes.size());
-  if (!end || *end > placed.size)
-    throw ShapeError(fmt::format("{}::write: tensor '{}' has {} bytes, [{}, +{}) does not lie inside", kFunction,
-                                 printable(tensor), placed.size, byte_offset, bytes.size()));
-  if (bytes.empty()) return;
-  const std::uint64_t in_data = size_add(placed.begin, byte_offset, kFunction);
-  impl_->file.write(size_add(impl_->data_offset(), in_data, kFunction), bytes);
-  const std::lock_guard lock(impl_->mutex);
-  placed.written.add(byte_offset, *end);
+  impl_->slots.write(impl_->file, impl_->data_offset(), tensor, byte_offset, bytes);
 }
 
 void SafetensorsWriter::commit() { commit(impl_->metadata); }
 
 void SafetensorsWriter::commit(const Metadata& metadata) {
-  for (const Placed& tensor : impl_->tensors) {
-    const auto missing = tensor.written.first_gap(tensor.size);
-    if (missing)
-      throw ValueError(fmt::format("{}::commit: bytes of tensor '{}' from {} on were never written", kFunction,
-                                   printable(tensor.spec.name), *missing));
-  }
+  impl_->slots.require_all_written();
   std::string header = header_text(impl_->tensors, metadata);
   if (header.size() > impl_->header_capacity)
     throw ValueError(fmt::format("{}::commit: the header has {} bytes, {} were set aside; pass header_reserve",

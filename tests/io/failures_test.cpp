@@ -30,8 +30,10 @@ constexpr bool kCountsAllocations = true;
 #endif
 std::atomic<long> allocations_until_failure{-1};  // < 0: never
 std::atomic<long> live_allocations{0};
+std::atomic<std::size_t> largest_allocation{0};
 
 [[maybe_unused]] void* allocate(std::size_t size, std::size_t alignment) {
+  if (size > largest_allocation.load()) largest_allocation = size;
   if (allocations_until_failure.load() >= 0 && allocations_until_failure.fetch_sub(1) == 0) throw std::bad_alloc();
   const std::size_t rounded = (std::max<std::size_t>(size, 1) + alignment - 1) / alignment * alignment;
   void* p = alignment <= alignof(std::max_align_t) ? std::malloc(rounded) : std::aligned_alloc(alignment, rounded);
@@ -133,6 +135,29 @@ void write_model(const fs::path& path, char fill) {
   writer.commit();
 }
 
+void write_gguf(const fs::path& path, char fill) {
+  const std::string first = "a tensor with a name that needs memory of its own", second = "another of that kind";
+  GgufWriter writer(path, {{first, GgmlType::f32, {2, 3}}, {second, GgmlType::q8_0, {1, 32}}},
+                    {{"key of some length, longer than a small string",
+                      GgufArray(std::vector<std::string>(3, "a value that is long enough to live on the heap"))},
+                     {"flags", GgufArray(std::vector<bool>(100, true))}});
+  writer.write(first, 0, bytes_of(std::string(24, fill)));
+  writer.write(second, 0, bytes_of(std::string(34, fill)));
+  writer.commit();
+}
+
+/// The containers that share these tests.
+struct Container {
+  const char* name;
+  void (*write)(const fs::path& path, char fill);
+  std::size_t (*tensors)(const fs::path& path);
+  int reads;  // to open a file
+};
+constexpr Container kContainers[] = {
+    {"model.safetensors", write_model,
+     [](const fs::path& path) { return SafetensorsFile::open(path).tensors().size(); }, 2},
+    {"model.gguf", write_gguf, [](const fs::path& path) { return GgufFile::open(path).tensors().size(); }, 1}};
+
 /// Puts the system calls back.
 struct Restore {
   io_detail::Syscalls saved = io_detail::syscalls();
@@ -151,16 +176,19 @@ bool fails_now() {
 }  // namespace
 
 TEST_CASE("every failing allocation while writing leaves the old file and no temporary", "[io]") {
-  const TempFolder folder;
-  const fs::path path = folder / "model.safetensors";
-  write_model(path, 'n');
-  const std::string written = slurp(path);
-  fail_each_allocation([&] { write_model(path, 'n'); },
-                       [&](bool done) {
-                         REQUIRE(folder.list() == std::vector<std::string>{"model.safetensors"});
-                         REQUIRE(slurp(path) == (done ? written : std::string("old")));
-                         spit(path, "old");
-                       });
+  for (const Container& container : kContainers) {
+    CAPTURE(container.name);
+    const TempFolder folder;
+    const fs::path path = folder / container.name;
+    container.write(path, 'n');
+    const std::string written = slurp(path);
+    fail_each_allocation([&] { container.write(path, 'n'); },
+                         [&](bool done) {
+                           REQUIRE(folder.list() == std::vector<std::string>{container.name});
+                           REQUIRE(slurp(path) == (done ? written : std::string("old")));
+                           spit(path, "old");
+                         });
+  }
 }
 
 TEST_CASE("every failing allocation while writing shards leaves no model that is not whole", "[io]") {
@@ -188,6 +216,9 @@ TEST_CASE("every failing allocation while reading is reported and leaks nothing"
   const fs::path path = folder / "model.safetensors";
   write_model(path, 'x');
   const auto nothing = [](bool) {};
+  write_gguf(folder / "model.gguf", 'x');
+  fail_each_allocation([&] { static_cast<void>(GgufFile::open(folder / "model.gguf").tensors()[1].stored()); },
+                       nothing);
   fail_each_allocation(
       [&] {
         const auto file = SafetensorsFile::open(path);
@@ -243,7 +274,7 @@ TEST_CASE("every failing allocation of npy is reported and leaks nothing", "[io]
 
 TEST_CASE("reads and writes that move few bytes or are interrupted make whole files", "[io]") {
   const TempFolder folder;
-  write_model(folder / "whole.safetensors", 'x');
+  for (const Container& container : kContainers) container.write(folder / container.name, 'x');
   const Restore restore;
   static int turn = 0;
   io_detail::syscalls().pwrite = [](int fd, const void* data, std::size_t count, off_t offset) -> ssize_t {
@@ -261,16 +292,19 @@ TEST_CASE("reads and writes that move few bytes or are interrupted make whole fi
   io_detail::syscalls().open = [](const char* path, int flags, mode_t mode) {
     return ++turn % 2 == 0 ? (errno = EINTR, -1) : real.open(path, flags, mode);
   };
-  write_model(folder / "pieces.safetensors", 'x');
-  CHECK(slurp(folder / "pieces.safetensors") == slurp(folder / "whole.safetensors"));
-  CHECK(SafetensorsFile::open(folder / "pieces.safetensors").tensors().size() == 2);
-  CHECK(read_file(folder / "pieces.safetensors", 10000) == slurp(folder / "whole.safetensors"));
+  for (const Container& container : kContainers) {
+    container.write(folder / "pieces", 'x');
+    CHECK(slurp(folder / "pieces") == slurp(folder / container.name));
+    CHECK(container.tensors(folder / "pieces") == 2);
+    CHECK(read_file(folder / "pieces", 10000) == slurp(folder / container.name));
+  }
 }
 
 TEST_CASE("every failing system call while writing leaves the old file and no temporary", "[io]") {
+  const Container& container = kContainers[GENERATE(0, 1)];
   const TempFolder folder;
-  const fs::path path = folder / "model.safetensors";
-  write_model(path, 'n');
+  const fs::path path = folder / container.name;
+  container.write(path, 'n');
   const std::string written = slurp(path);
   const auto with_failures = [&](const char* which, const auto& install, bool last_is_harmless) {
     CAPTURE(which);
@@ -285,12 +319,12 @@ TEST_CASE("every failing system call while writing leaves the old file and no te
           install(io_detail::syscalls());
           calls_until_failure = n;
           error_to_give = error;
-          outcome = outcome_of([&] { write_model(path, 'n'); });
+          outcome = outcome_of([&] { container.write(path, 'n'); });
         }
         const bool reached = calls_until_failure < 0;
         calls_until_failure = -1;
         CAPTURE(n);
-        REQUIRE(folder.list() == std::vector<std::string>{"model.safetensors"});
+        REQUIRE(folder.list() == std::vector<std::string>{container.name});
         if (!reached) {
           REQUIRE(outcome == Outcome::done);
           REQUIRE(slurp(path) == written);
@@ -352,10 +386,11 @@ TEST_CASE("every failing system call while writing leaves the old file and no te
 }
 
 TEST_CASE("every failing system call while reading is an IoError", "[io]") {
+  const Container& container = kContainers[GENERATE(0, 1)];
   const TempFolder folder;
-  const fs::path path = folder / "model.safetensors";
-  write_model(path, 'x');
-  const auto read = [&] { SafetensorsFile::open(path); };
+  const fs::path path = folder / container.name;
+  container.write(path, 'x');
+  const auto read = [&] { container.tensors(path); };
   const auto fail_each = [&](const char* which, const auto& install, int calls) {
     CAPTURE(which);
     for (int n = 0; n < calls; ++n) {
@@ -394,7 +429,7 @@ TEST_CASE("every failing system call while reading is an IoError", "[io]") {
           return fails_now() ? -1 : real.pread(fd, data, count, offset);
         };
       },
-      2);
+      container.reads);
   fail_each(
       "a file that becomes shorter",
       [](Syscalls& s) {
@@ -402,16 +437,51 @@ TEST_CASE("every failing system call while reading is an IoError", "[io]") {
           return fails_now() ? 0 : real.pread(fd, data, count, offset);
         };
       },
-      2);
+      container.reads);
   // A file whose size changes between the two looks at it.
   {
     const Restore restore;
-    static int looks = 0;
+    static int looks;
+    looks = 0;
     io_detail::syscalls().fstat = [](int fd, struct stat* out) {
       const int result = real.fstat(fd, out);
       if (++looks == 2) out->st_size -= 1;
       return result;
     };
     CHECK(outcome_of(read) == Outcome::io_error);
+  }
+}
+
+TEST_CASE("a count in a hostile GGUF header allocates no more than the file is long", "[io]") {
+  const auto number = [](std::uint64_t value, int bytes) {
+    std::string text;
+    for (int i = 0; i < bytes; ++i) text.push_back(static_cast<char>(value >> (8 * i) & 0xff));
+    return text;
+  };
+  const std::string rest(10'000, '\0');
+  const auto entry = [&](const std::string& value) {
+    return "GGUF" + number(3, 4) + number(0, 8) + number(1, 8) + number(1, 8) + "k" + value + rest;
+  };
+  for (const int bits : {24, 31, 40, 60, 63}) {
+    const std::uint64_t huge = std::uint64_t{1} << bits;
+    std::vector<std::string> images = {"GGUF" + number(3, 4) + number(huge, 8) + number(0, 8) + rest,
+                                       "GGUF" + number(3, 4) + number(0, 8) + number(huge, 8) + rest,
+                                       "GGUF" + number(3, 4) + number(1, 8) + number(0, 8) + number(huge, 8) + rest,
+                                       entry(number(8, 4) + number(huge, 8))};
+    for (const unsigned type : {0u, 7u, 8u, 12u})
+      images.push_back(entry(number(9, 4) + number(type, 4) + number(huge, 8)));
+    for (std::size_t i = 0; i < images.size(); ++i) {
+      CAPTURE(bits, i);
+      largest_allocation = 0;
+      bool refused = false;
+      try {
+        GgufFile::parse(bytes_of(images[i]));
+      } catch (const FormatError&) {
+        refused = true;
+      }
+      const std::size_t largest = largest_allocation;
+      CHECK(refused);
+      CHECK(largest < rest.size());
+    }
   }
 }

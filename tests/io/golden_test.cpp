@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every safetensors and npy file of the golden manifests gets the verdict it must get, with the reference's error name.
+// Every safetensors, GGUF and npy file of the golden manifests gets the verdict it must get; the names of errors are
+// the reference's (safetensors) or ours (GGUF, whose reference has none).
 #include <cstdlib>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "blockpack/io.hpp"
@@ -119,4 +121,84 @@ TEST_CASE("every golden npy file gets its verdict, type, shape and order", "[io]
     }
   }
   REQUIRE(cases >= 21);
+}
+
+TEST_CASE("every golden GGUF file gets its verdict, for the reason it was made for", "[io][golden]") {
+  const std::map<std::string, std::string> reasons = {{"m_empty", "UnexpectedEnd"},
+                                                      {"m_magic", "InvalidMagic"},
+                                                      {"m_version0", "InvalidVersion"},
+                                                      {"m_version1", "InvalidVersion"},
+                                                      {"m_version_big", "InvalidVersion"},
+                                                      {"m_version4", "InvalidVersion"},
+                                                      {"m_trunc_header", "UnexpectedEnd"},
+                                                      {"m_trunc_kv", "UnexpectedEnd"},
+                                                      {"m_trunc_ti", "UnexpectedEnd"},
+                                                      {"m_ntensors_huge", "InvalidCount"},
+                                                      {"m_nkv_huge", "InvalidCount"},
+                                                      {"m_ntensors_neg", "InvalidCount"},
+                                                      {"m_dup_key", "DuplicateKey"},
+                                                      {"m_dup_tensor", "DuplicateKey"},
+                                                      {"m_bad_value_type", "InvalidValueType"},
+                                                      {"m_nested_array", "InvalidValueType"},
+                                                      {"m_string_len_huge", "UnexpectedEnd"},
+                                                      {"m_array_len_huge", "UnexpectedEnd"},
+                                                      {"m_name_64", "InvalidName"},
+                                                      {"m_ndims5", "InvalidShape"},
+                                                      {"m_neg_dim", "InvalidShape"},
+                                                      {"m_dim_overflow", "ValidationOverflow"},
+                                                      {"m_bad_type", "InvalidTensorType"},
+                                                      {"m_removed_type", "InvalidTensorType"},
+                                                      {"m_row_not_block", "MisalignedRow"},
+                                                      {"m_offset_misaligned", "InvalidOffset"},
+                                                      {"m_offset_gap", "InvalidOffset"},
+                                                      {"m_offset_overlap", "InvalidOffset"},
+                                                      {"m_alignment_zero", "InvalidAlignment"},
+                                                      {"m_alignment_not_pow2", "InvalidAlignment"},
+                                                      {"m_alignment_type", "InvalidAlignment"},
+                                                      {"x_data_short", "MissingData"},
+                                                      {"x_bool_2", "InvalidBool"}};
+  const TempFolder folder;
+  std::size_t cases = 0, rejected = 0;
+  for (const Manifest& manifest : manifests()) {
+    if (!manifest.content.contains("gguf")) continue;
+    for (const json& c : manifest.content.at("gguf").at("files")) {
+      const std::string name = c.at("file"), required = c.at("required_verdict");
+      CAPTURE(name, required);
+      const std::string image = slurp(manifest.folder / name);
+      REQUIRE(image.size() == c.at("bytes").get<std::size_t>());
+      std::optional<GgufFile> file;
+      const std::string opened = verdict([&] { GgufFile::open(manifest.folder / name); });
+      const std::string parsed = verdict([&] { file = GgufFile::parse(bytes_of(image)); });
+      ReadLimits strict;
+      strict.strict = true;
+      CHECK(opened == parsed);
+      CHECK(parsed == verdict([&] { GgufFile::parse(bytes_of(image), strict); }));
+      ++cases;
+      if (required == "reject") {
+        ++rejected;
+        const auto reason = reasons.find(fs::path(name).stem().string());
+        REQUIRE(reason != reasons.end());
+        CHECK(parsed == reason->second);
+        continue;
+      }
+      REQUIRE(required == "accept");
+      REQUIRE(parsed == "");
+      CHECK(file->tensors().size() == c.at("tensors").get<std::size_t>());
+      CHECK(file->metadata().size() == c.at("kv").get<std::size_t>());
+      CHECK(file->data_offset() == c.at("data_offset").get<std::uint64_t>());
+      CHECK(file->alignment() == c.at("alignment").get<std::uint64_t>());
+      // Written again it is the same file, but for the version.
+      std::vector<GgufTensorSpec> specs;
+      for (const GgufTensor& tensor : file->tensors()) specs.push_back(tensor.spec());
+      GgufWriter writer(folder / "again.gguf", specs, file->metadata());
+      for (const GgufTensor& tensor : file->tensors()) writer.write(tensor.name, 0, tensor.data.bytes);
+      writer.commit();
+      std::string expected = image;
+      expected[4] = 3;
+      CHECK(slurp(folder / "again.gguf") == expected);
+    }
+  }
+  CAPTURE(cases, rejected);
+  REQUIRE(cases >= 42);
+  REQUIRE(rejected >= 33);
 }
