@@ -37,20 +37,25 @@ void load_bf16(const Product& p, index_t row, index_t k0, index_t n, std::uint16
 
 }  // namespace
 
-PackedActivations::PackedActivations(const Product& p, const BlockPlan& plan, index_t first, index_t count)
-    : path_(p.path), k_(p.k), depth_(plan.depth), tile_rows_(plan.tile_rows), tiles_(plan.tiles) {
-  const index_t blocks = ceil_div(k_, depth_);
+/// Bytes of all packed rows of x.
+static std::size_t packed_bytes(const Product& p, const BlockPlan& plan) {
+  const index_t blocks = ceil_div(p.k, plan.depth);
   const index_t row_bytes =
-      path_ == Path::f32 ? blocks * kF32XStride * index_t{sizeof(float)} : round_up(k_, kBf16Step) * 2;
-  data_ = AlignedBuffer<std::byte>::uninitialized(checked_mul(tiles_ * tile_rows_, row_bytes, "matmul"));
-  // Two blocks of a row at a time, 2 to 4 KB: long enough for the hardware prefetcher, and what is written stays in L1.
+      p.path == Path::f32 ? blocks * kF32XStride * index_t{sizeof(float)} : round_up(p.k, kBf16Step) * 2;
+  return static_cast<std::size_t>(checked_mul(plan.tiles * plan.tile_rows, row_bytes, "matmul"));
+}
+
+PackedActivations::PackedActivations(const Product& p, const BlockPlan& plan, index_t first, index_t count)
+    : path_(p.path),
+      k_(p.k),
+      depth_(plan.depth),
+      tile_rows_(plan.tile_rows),
+      tiles_(plan.tiles),
+      data_(packed_bytes(p, plan)) {
+  // Whole rows: long runs for the hardware prefetcher.
   for_each_task(p, tiles_, [&](index_t tile) {
-    for (index_t chunk = 0; chunk < k_; chunk += 2 * depth_) {
-      for (index_t r = 0; r < tile_rows_; ++r) {
-        for (index_t k0 = chunk; k0 < std::min(k_, chunk + 2 * depth_); k0 += depth_)
-          pack_row(p, first, count, tile * tile_rows_ + r, k0);
-      }
-    }
+    for (index_t r = 0; r < tile_rows_; ++r)
+      for (index_t k0 = 0; k0 < k_; k0 += depth_) pack_row(p, first, count, tile * tile_rows_ + r, k0);
   });
 }
 

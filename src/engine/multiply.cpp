@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// The loops around the kernels. Many tokens: slices of about 256 tokens x 512 columns, whose partial sums (512 KB) and
 /// block of x stay in L2 while blocks of weights (32 KB) pass through L1. Few tokens: every panel is read once, from
-/// memory, and nothing else matters. Scratch memory comes from the heap: x packed (once per call) and, per slice, the
-/// sums and whatever the weights need.
+/// memory, and nothing else matters. Scratch memory: x packed (once per call, in a block that is kept for the next one)
+/// and, per slice from the heap, the sums and whatever the weights need.
 
 #include <algorithm>
 
@@ -85,6 +85,7 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
     const index_t column_slices = ceil_div(panels, plan.slice_panels);
     const index_t slices_per_task = w.reusable ? token_slices : 1;
     const bool one_step = w.step >= p.k;
+    const bool in_place = one_step && w.scratch_per_panel == 0;
     // Prefetching weights that lie in L2 costs more than it brings.
     const bool in_l2 = stay_in_l2(p.path == Path::f32 ? WeightType::f32 : WeightType::bf16, p.n, p.k);
     const bool can_write_y = kernel.writes_y && plan.tiles > 2 && p.k > 0 && plain_y(p);
@@ -129,6 +130,14 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
               b.next_w = weights.w + (next - step0) * weight_row_bytes;
               b.next_x = x.block(next) + tile0 * x.tile_bytes(next);
               b.next_x_bytes = tile_count * x.tile_bytes(next);
+            } else if (in_place && !in_l2) {
+              // What one thread multiplies next: the same tokens by the next columns, or the next tokens by the first.
+              const index_t next_panel = (panel0 + panel_count) % panels;
+              const index_t next_tile =
+                  next_panel > 0 ? tile0 : (tile0 + plan.slice_tiles) % (token_slices * plan.slice_tiles);
+              b.next_w = w.prepare(nullptr, next_panel, 1, 0, p.k).w;
+              b.next_x = x.block(0) + next_tile * x.tile_bytes(0);
+              b.next_x_bytes = std::min(plan.slice_tiles, plan.tiles - next_tile) * x.tile_bytes(0);
             }
             if (k0 + n == p.k && direct) {
               const index_t row0 = tile0 * plan.tile_rows;

@@ -4,12 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
+#include "engine/large_memory.hpp"
 #include "engine/product.hpp"
 #include "kernels/table.hpp"
 
@@ -86,23 +82,6 @@ void pack_panel(const kernels::DenseKernels& kernels, const RowSource& w, Weight
 
 }  // namespace engine
 
-namespace {
-
-/// Memory for packed weights: on 2 MiB pages where the system has them to give (up to 8 % of a product, and more where
-/// the weights come from memory).
-std::shared_ptr<std::byte> allocate_packed(std::size_t bytes) {
-  constexpr std::size_t kHugePage = std::size_t{1} << 21;
-  const std::align_val_t alignment{bytes >= kHugePage ? kHugePage : 64};
-  const std::shared_ptr<std::byte> memory(static_cast<std::byte*>(::operator new(bytes, alignment)),
-                                          [alignment](std::byte* p) { ::operator delete(p, alignment); });
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (bytes >= kHugePage) ::madvise(memory.get(), bytes, MADV_HUGEPAGE);  // advice: a refusal does no harm
-#endif
-  return memory;
-}
-
-}  // namespace
-
 std::size_t PackedWeights::bytes_needed(MatrixShape shape, WeightType type, Isa /*level*/) {
   const index_t panels = ceil_div(shape.rows, kernels::kPanelColumns);
   const index_t panel_bytes =
@@ -120,7 +99,7 @@ PackedWeights PackedWeights::pack(const RowSource& w, WeightType type, const Exe
   if (packed.bytes_ == 0) return packed;
   std::byte* dst = memory.data();
   if (memory.empty()) {
-    const std::shared_ptr<std::byte> owned = allocate_packed(packed.bytes_);
+    const std::shared_ptr<std::byte> owned = engine::allocate_large(packed.bytes_);
     dst = owned.get();
     packed.owner_ = owned;
   } else if (memory.size() < packed.bytes_ || reinterpret_cast<std::uintptr_t>(dst) % 64 != 0) {

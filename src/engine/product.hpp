@@ -5,6 +5,7 @@
 /// decided from M, N and K alone (`block_plan`), and threads only take slices of the cut.
 
 #include "blockpack/core/engine.hpp"
+#include "engine/large_memory.hpp"
 #include "kernels/dense/dense_kernels.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -100,7 +101,7 @@ class PackedActivations {
   index_t depth_;
   index_t tile_rows_;
   index_t tiles_;
-  AlignedBuffer<std::byte> data_;
+  ScratchMemory data_;
 };
 
 /// Rows of x ready for the kernels of few tokens: in place where nothing has to be done to them.

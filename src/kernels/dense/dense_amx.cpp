@@ -133,45 +133,53 @@ static inline void drain(Drain& d, std::ptrdiff_t rows) {
   }
 }
 
-// T row tiles (1 or 2) against a panel. Y: the tiles before these are drained meanwhile.
+// T row tiles (1 or 2) against a panel. Y: the tiles before these are drained meanwhile. In the first step a sum is
+// loaded right before its first product, in the last one stored right after its last: the others hide the wait.
 template <int T, int W, int X, bool Y>
 static inline void multiply_tiles(const char* x, std::ptrdiff_t x_tile_bytes, std::ptrdiff_t x_step, const char* w,
                                   std::ptrdiff_t steps, float* sums, std::ptrdiff_t sums_tile, bool accumulate,
                                   Ahead& ahead, Drain& before) {
-  if (accumulate) {
-    BLOCKPACK_TILE_LOAD_SUMS(0, sums);
-    BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
-    if (T == 2) {
-      BLOCKPACK_TILE_LOAD_SUMS(2, sums + sums_tile);
-      BLOCKPACK_TILE_LOAD_SUMS(3, sums + sums_tile + 16);
-    }
-  } else {
+  float* second = sums + sums_tile;
+  const char* next_sums = reinterpret_cast<const char*>(sums + T * sums_tile);
+  if (!accumulate) {
     BLOCKPACK_TILE_ZERO(0);
     BLOCKPACK_TILE_ZERO(1);
-    if (T == 2) {
-      BLOCKPACK_TILE_ZERO(2);
-      BLOCKPACK_TILE_ZERO(3);
-    }
+    if (T == 2) BLOCKPACK_TILE_ZERO(2);
+    if (T == 2) BLOCKPACK_TILE_ZERO(3);
   }
-  const char* next_sums = reinterpret_cast<const char*>(sums + T * sums_tile);
   for (std::ptrdiff_t s = 0; s < steps; ++s) {
+    const bool load = accumulate && s == 0, store = s + 1 == steps;
     BLOCKPACK_TILE_LOAD(6, w);
     BLOCKPACK_TILE_LOAD_T1(4, x);
+    if (load) BLOCKPACK_TILE_LOAD_SUMS(0, sums);
     fetch_part<W, X>(ahead, 0);
     fetch_l1(next_sums);
     BLOCKPACK_TILE_DOT(0, 4, 6);
     BLOCKPACK_TILE_LOAD(7, w + kTile);
+    if (load) BLOCKPACK_TILE_LOAD_SUMS(1, sums + 16);
     fetch_part<W, X>(ahead, 1);
     fetch_l1(next_sums + kLine);
     BLOCKPACK_TILE_DOT(1, 4, 7);
-    if (T == 2) BLOCKPACK_TILE_LOAD_T1(5, x + x_tile_bytes);
+    if (store) BLOCKPACK_TILE_STORE_SUMS(0, sums);
+    if (T == 2) {
+      BLOCKPACK_TILE_LOAD_T1(5, x + x_tile_bytes);
+      if (load) BLOCKPACK_TILE_LOAD_SUMS(2, second);
+    }
     fetch_part<W, X>(ahead, 2);
     fetch_l1(next_sums + 2 * kLine);
-    if (T == 2) BLOCKPACK_TILE_DOT(2, 5, 6);
+    if (T == 2) {
+      BLOCKPACK_TILE_DOT(2, 5, 6);
+      if (load) BLOCKPACK_TILE_LOAD_SUMS(3, second + 16);
+    }
+    if (store) BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
     fetch_part<W, X>(ahead, 3);
     fetch_l1(next_sums + 3 * kLine);
     if (Y) drain(before, 2);
-    if (T == 2) BLOCKPACK_TILE_DOT(3, 5, 7);
+    if (T == 2) {
+      BLOCKPACK_TILE_DOT(3, 5, 7);
+      if (store) BLOCKPACK_TILE_STORE_SUMS(2, second);
+      if (store) BLOCKPACK_TILE_STORE_SUMS(3, second + 16);
+    }
     next_sums += 4 * kLine;
     w += 2 * kTile;
     x += x_step;
@@ -179,12 +187,6 @@ static inline void multiply_tiles(const char* x, std::ptrdiff_t x_tile_bytes, st
     ahead.x += X * kLine;
   }
   if (Y) drain(before, before.rows);
-  BLOCKPACK_TILE_STORE_SUMS(0, sums);
-  BLOCKPACK_TILE_STORE_SUMS(1, sums + 16);
-  if (T == 2) {
-    BLOCKPACK_TILE_STORE_SUMS(2, sums + sums_tile);
-    BLOCKPACK_TILE_STORE_SUMS(3, sums + sums_tile + 16);
-  }
 }
 
 // Lines [first, first + 16) of the weights kFewAhead on.
