@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "support/budget.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
@@ -87,7 +88,7 @@ TEST_CASE("moments survive a mean far from zero", "[entropy]") {
 }
 
 TEST_CASE("weight statistics do not depend on the threads", "[entropy]") {
-  const std::vector<float> w = test::random_weights(900, 700, 14);
+  const std::vector<float> w = test::random_weights(test::budget(900, 190), 700, 14);
   Execution how;
   how.threads = 1;
   const WeightStatistics one = weight_statistics(block_of(w), how);
