@@ -36,6 +36,13 @@ class FloatScales final : public WeightGrids {
   GroupInt format_;
 };
 
+/// For many small steps.
+inline EncodeOptions one_thread() {
+  EncodeOptions options;
+  options.execution.threads = 1;
+  return options;
+}
+
 /// The dense matrix of an operator.
 template <class Op>
 std::vector<float> decoded(const Op& op) {

@@ -72,7 +72,7 @@ TEST_CASE("GPTQ gives the values, scales and zero points of the reference", "[qu
 }
 
 TEMPLATE_TEST_CASE("the values of a grid are what the format's encoder takes, and its neighbours enclose a number",
-                   "[quant]", GroupInt, Mx, Bfp) {
+                   "[quant]", GroupInt, Mx, Bfp, Nf4, Nvfp4) {
   std::vector<TestType> formats;
   if constexpr (std::is_same_v<TestType, GroupInt>) {
     for (const int bits : {2, 3, 4, 8})
@@ -81,6 +81,10 @@ TEMPLATE_TEST_CASE("the values of a grid are what the format's encoder takes, an
         formats.push_back({.bits = bits, .group_size = bits == 3 ? 0 : 32, .grid = grid});
   } else if constexpr (std::is_same_v<TestType, Mx>) {
     for (const MxElement e : Mx::kElements) formats.push_back({.element = e});
+  } else if constexpr (std::is_same_v<TestType, Nf4>) {
+    formats.push_back({.block = 32});
+  } else if constexpr (std::is_same_v<TestType, Nvfp4>) {
+    formats = {{.four_over_six = false}, {.four_over_six = true}};
   } else {
     for (const int bits : {2, 4, 8, 24}) formats.push_back({.mantissa_bits = bits, .block = 16});
   }
@@ -89,15 +93,17 @@ TEMPLATE_TEST_CASE("the values of a grid are what the format's encoder takes, an
   const MatrixView<const float> w(weights.data(), shape.rows, shape.cols);
   for (const TestType& format : formats) {
     CAPTURE(format.scheme());
-    FormatGrids<TestType> grids(format, shape);
+    FormatGrids<TestType> grids(fitted(format, w, {}), shape);
     std::vector<float> chosen(weights.size());
     const MatrixView<float> q(chosen.data(), shape.rows, shape.cols);
     nearest(w, grids, q);
     const auto encoded = QuantizedMatrix<TestType>::encode(w, format);
     const auto stored = grids.store(MatrixView<const float>(q));
     REQUIRE(decoded(encoded) == chosen);
-    // A small negative number keeps its sign in an MX code, the grid has one zero.
-    for (std::size_t s = 0; s < (std::is_same_v<TestType, Mx> ? 0 : stored.sections().size()); ++s)
+    REQUIRE(decoded(stored) == chosen);
+    // A small negative number keeps its sign in a code with a sign bit, the grid has one zero.
+    for (std::size_t s = 0;
+         s < (std::is_same_v<TestType, Mx> || std::is_same_v<TestType, Nvfp4> ? 0 : stored.sections().size()); ++s)
       REQUIRE(std::equal(stored.sections()[s].data.bytes.begin(), stored.sections()[s].data.bytes.end(),
                          encoded.sections()[s].data.bytes.begin()));
     for (index_t r = 0; r < shape.rows; ++r)
@@ -116,12 +122,12 @@ TEMPLATE_TEST_CASE("the values of a grid are what the format's encoder takes, an
 }
 
 TEMPLATE_TEST_CASE("what GPTQ chose is what the stored matrix decodes to, for any format and shape", "[quant]",
-                   (GroupInt), (Mx), (Bfp)) {
+                   GroupInt, Mx, Bfp, Nf4, Nvfp4) {
   for (const MatrixShape shape : {MatrixShape{3, 64}, {7, 75}, {1, 1}, {0, 32}, {4, 0}}) {
     const SyntheticLayer layer(shape, 90, 0.5f, 5);
     const TestType format;
     CAPTURE(shape.rows, shape.cols);
-    FormatGrids<TestType> grids(format, shape);
+    FormatGrids<TestType> grids(fitted(format, layer.w(), {}), shape);
     std::vector<float> chosen(layer.weights.size());
     const MatrixView<float> q(chosen.data(), shape.rows, shape.cols);
     gptq(layer.w(), layer.h, grids, q);
@@ -133,6 +139,7 @@ TEMPLATE_TEST_CASE("what GPTQ chose is what the stored matrix decodes to, for an
 }
 
 TEST_CASE("GPTQ and coordinate descent lower the loss of plain rounding by what is expected of them", "[quant]") {
+  const EncodeOptions one = test::one_thread();
   for (const auto& [rho, bar] : {std::pair{0.3f, 0.8}, {0.9f, 0.25}})
     for (const auto& [bits, group] : {std::pair{4, 32}, {3, 64}}) {
       const SyntheticLayer layer({64, 256}, 1024, rho, 11);
@@ -140,16 +147,16 @@ TEST_CASE("GPTQ and coordinate descent lower the loss of plain rounding by what 
         if (grid != GroupGrid::half_step && bits == 3) continue;
         const GroupInt format{.bits = bits, .group_size = group, .grid = grid};
         CAPTURE(rho, format.scheme());
-        const double plain = loss_of(layer, round_nearest(format, layer.w(), layer.h, {.sweeps = 0}));
-        const double polished = loss_of(layer, round_nearest(format, layer.w(), layer.h));
-        const double by_gptq = loss_of(layer, round_gptq(format, layer.w(), layer.h));
-        const double both = loss_of(layer, round_gptq(format, layer.w(), layer.h, {}, {.sweeps = 4}));
+        const double plain = loss_of(layer, round_nearest(format, layer.w(), layer.h, {.sweeps = 0}, one));
+        const double polished = loss_of(layer, round_nearest(format, layer.w(), layer.h, {}, one));
+        const double by_gptq = loss_of(layer, round_gptq(format, layer.w(), layer.h, {}, {0}, one));
+        const double both = loss_of(layer, round_gptq(format, layer.w(), layer.h, {}, {.sweeps = 4}, one));
         CHECK(polished < plain);
         CHECK(by_gptq <= bar * plain);
         CHECK(both <= by_gptq);
         GptqOptions refitted;
         refitted.act_order = refitted.static_groups = false;
-        CHECK(loss_of(layer, round_gptq(format, layer.w(), layer.h, refitted)) <= (bar + 0.05) * plain);
+        CHECK(loss_of(layer, round_gptq(format, layer.w(), layer.h, refitted, {0}, one)) <= (bar + 0.05) * plain);
       }
     }
 }

@@ -25,6 +25,8 @@
 #include "blockpack/quant/bfp.hpp"
 #include "blockpack/quant/group_int.hpp"
 #include "blockpack/quant/mx.hpp"
+#include "blockpack/quant/nf4.hpp"
+#include "blockpack/quant/nvfp4.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -46,8 +48,8 @@ struct GridTable {
   }
 };
 
-/// The values scale * u of one group, for u in an integer range or in a table. A small value; a table must outlive it.
-/// A negative scale turns the order around; scale 0 leaves the single value 0.
+/// The values scale * u of one group, for units u in an integer range or in a table. A small value; a table must
+/// outlive it. A negative scale turns the order around; scale 0 leaves the single value 0.
 class Grid {
  public:
   /// scale * u for the integers u in [low, high], low <= high, |u| <= 2^23; ties go to the even integer.
@@ -56,16 +58,21 @@ class Grid {
   /// scale * u for the units of a table.
   Grid(const GridTable& table, float scale) noexcept
       : table_(&table), scale_(scale), low_(table.units.front()), high_(table.units.back()) {}
-
-  float scale() const noexcept { return scale_; }
-  /// The same units with another scale.
-  Grid with_scale(float scale) const noexcept {
-    Grid g = *this;
-    g.scale_ = scale;
-    return g;
+  /// u * scale * second, for encoders that look up w * multiplier instead of dividing.
+  Grid(const GridTable& table, float scale, float second, float multiplier) noexcept : Grid(table, scale) {
+    second_ = second;
+    multiplier_ = multiplier;
   }
+
+  /// The distance of units that are 1 apart.
+  float scale() const noexcept { return scale_ * second_; }
   float lowest_unit() const noexcept { return low_; }
   float highest_unit() const noexcept { return high_; }
+
+  /// The value of a unit, as the format decodes it.
+  float value(float unit) const noexcept { return scale_ * unit * second_; }
+  /// w in units: what the encoder looks up. The scale must not be 0.
+  float in_units(float w) const noexcept { return multiplier_ != 0.0f ? w * multiplier_ : w / scale_; }
 
   /// The unit nearest to u; the first or the last one beyond the ends.
   float nearest_unit(float u) const noexcept {
@@ -81,7 +88,7 @@ class Grid {
   }
 
   /// The value nearest to w: what the format's own encoder takes.
-  float nearest(float w) const noexcept { return scale_ == 0.0f ? 0.0f : scale_ * nearest_unit(w / scale_); }
+  float nearest(float w) const noexcept { return scale_ == 0.0f ? 0.0f : value(nearest_unit(in_units(w))); }
   /// The largest value that is not above w, or the smallest value of all.
   float down(float w) const noexcept { return neighbour(w, -1); }
   /// The smallest value that is not below w, or the largest value of all.
@@ -94,14 +101,16 @@ class Grid {
   }
   float neighbour(float w, int direction) const noexcept {
     if (scale_ == 0.0f) return 0.0f;
-    const float unit = nearest_unit(w / scale_);
-    const float value = scale_ * unit;
-    if (direction < 0 ? value <= w : value >= w) return value;
-    return scale_ * neighbour_unit(unit, scale_ > 0.0f ? direction : -direction);
+    const float unit = nearest_unit(in_units(w));
+    const float near = value(unit);
+    if (direction < 0 ? near <= w : near >= w) return near;
+    return value(neighbour_unit(unit, scale_ > 0.0f ? direction : -direction));
   }
 
   const GridTable* table_ = nullptr;
   float scale_;
+  float second_ = 1.0f;
+  float multiplier_ = 0.0f;  ///< 0: divide by the scale
   float low_, high_;
 };
 
@@ -140,7 +149,7 @@ struct GridTraits<GroupInt> {
   }
   static Parameters fit(const GroupInt& f, const EncodeRow& row, index_t first, index_t count) {
     const auto values = row.weights.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
-    return detail::checked_group(f, f.fit(values), row, first);
+    return detail::checked_group(f, f.fit(values, detail::part_of(row.importance, first, count)), row, first);
   }
   static Grid grid(const GroupInt& f, const Parameters& p) {
     const std::int32_t lowest = f.grid == GroupGrid::max_abs ? 1 : 0;
@@ -191,6 +200,21 @@ void store_block_row(const Format& f, std::span<const std::uint8_t> parameters, 
     f.pack(std::span<const std::int32_t>(codes.data(), block),
            bytes(dst[1]) + static_cast<index_t>(b) * f.code_bytes());
     bytes(dst[0])[b] = parameters[b];
+  }
+}
+
+/// The codes of a row of 4-bit table codes, the first of two in the low nibble.
+template <class Format, class Parameters>
+void store_table_row(const Format& f, index_t block, std::span<const Parameters> parameters,
+                     std::span<const float> values, std::byte* dst) {
+  std::array<float, kMaxBlock> padded;
+  std::array<std::int32_t, kMaxBlock> codes;
+  const auto size = static_cast<std::size_t>(block);
+  for (std::size_t b = 0; b < parameters.size(); ++b) {
+    const std::span<const float> part = part_of(values, static_cast<index_t>(b) * block, block);
+    std::fill(std::copy(part.begin(), part.end(), padded.begin()), padded.end(), 0.0f);
+    f.encode(std::span<const float>(padded.data(), size), parameters[b], std::span(codes.data(), size));
+    pack_codes(std::span<const std::int32_t>(codes.data(), size), 4, bytes(dst) + b * size / 2);
   }
 }
 
@@ -257,6 +281,55 @@ struct GridTraits<Bfp> {
     Bfp exact = f;  // the values are multiples of the step: only their mode must not be a floor or a random one
     exact.rounding = Rounding::half_even;
     detail::store_block_row(exact, exponents, values, dst);
+  }
+};
+
+template <>
+struct GridTraits<Nf4> {
+  using Parameters = float;  ///< an fp16 value
+
+  static index_t group_size(const Nf4& f, index_t) { return f.block; }
+  static Parameters fit(const Nf4& f, const EncodeRow& row, index_t first, index_t count) {
+    const EncodeRow part{detail::part_of(row.weights, first, count), {}, row.row, row.non_finite};
+    if (row.non_finite == NonFinite::reject) f.check_row(part);
+    return f.stored(f.fit(part.weights), 65504.0f);
+  }
+  static Grid grid(const Nf4&, const Parameters& scale) {
+    static const GridTable table =
+        GridTable::make({std::begin(Nf4::kLevels), std::end(Nf4::kLevels)}, [](std::size_t) { return false; });
+    return {table, scale, 1.0f, scale == 0.0f ? 0.0f : 1.0f / scale};
+  }
+  static bool set_scale(const Nf4&, Parameters& p, float scale) {
+    const float stored = static_cast<float>(fp16(scale));
+    if (std::isfinite(stored) && stored > 0.0f) p = stored;
+    return true;
+  }
+  static void store_row(const Nf4& f, std::span<const Parameters> scales, std::span<const float> values,
+                        std::span<std::byte* const> dst) {
+    detail::store_table_row(f, index_t{f.block}, scales, values, dst[1]);
+    for (std::size_t b = 0; b < scales.size(); ++b) detail::store_fp16(scales[b], dst[0] + 2 * b);
+  }
+};
+
+/// Of a format that was fitted to its tensor.
+template <>
+struct GridTraits<Nvfp4> {
+  using Parameters = std::uint8_t;
+
+  static index_t group_size(const Nvfp4&, index_t) { return Nvfp4::kBlock; }
+  static Parameters fit(const Nvfp4& f, const EncodeRow& row, index_t first, index_t count) {
+    return f.fit(detail::part_of(row.weights, first, count), detail::part_of(row.importance, first, count));
+  }
+  static Grid grid(const Nvfp4& f, const Parameters& scale) {
+    const float s = static_cast<float>(fp8_e4m3::from_bits(scale));
+    const float multiplier = s == 0.0f ? 0.0f : std::min(f.encode_scale() / s, std::numeric_limits<float>::max());
+    return {detail::mx_table(MxElement::e2m1), s, 1.0f / f.encode_scale(), multiplier};
+  }
+  static bool set_scale(const Nvfp4&, Parameters&, float) { return false; }
+  static void store_row(const Nvfp4& f, std::span<const Parameters> scales, std::span<const float> values,
+                        std::span<std::byte* const> dst) {
+    detail::store_table_row(f, Nvfp4::kBlock, scales, values, dst[1]);
+    for (std::size_t b = 0; b < scales.size(); ++b) dst[0][b] = static_cast<std::byte>(scales[b]);
   }
 };
 

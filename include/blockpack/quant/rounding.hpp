@@ -215,7 +215,7 @@ namespace detail {
 template <GridFormat F, class Choose>
 QuantizedMatrix<F> round_with(const F& format, MatrixView<const float> w, const EncodeOptions& encode,
                               Choose&& choose) {
-  FormatGrids<F> grids(format, w.shape(), encode);
+  FormatGrids<F> grids(fitted(format, w, encode), w.shape(), encode);
   auto chosen = AlignedBuffer<float>::uninitialized(checked_mul(w.rows(), w.cols(), "round"));
   const MatrixView<float> q(chosen.data(), w.rows(), w.cols());
   choose(grids, q);

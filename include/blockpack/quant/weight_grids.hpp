@@ -63,8 +63,8 @@ inline void check_importance(const char* function, MatrixView<const float> impor
 
 }  // namespace detail
 
-/// The grids of one format. `options.importance` and `options.non_finite` (for scales beyond the format) go to every
-/// fit; its memory must outlive this object.
+/// The grids of one format; a format with parameters of the whole matrix must be fitted to it. `options.importance` and
+/// `options.non_finite` (for scales beyond the format) go to every fit; its memory must outlive this object.
 template <GridFormat F>
 class FormatGrids final : public WeightGrids {
  public:
@@ -108,11 +108,13 @@ class FormatGrids final : public WeightGrids {
                        " needed");
     const std::vector<SectionSpec> specs = format_.sections(shape().cols);
     std::vector<AlignedBuffer<std::byte>> stored;
-    for (const SectionSpec& spec : specs)
-      stored.emplace_back(checked_mul(shape().rows, spec.bytes_per_row, "FormatGrids::store"));
+    for (const SectionSpec& spec : specs) stored.emplace_back(section_bytes(spec, shape().rows, "FormatGrids::store"));
+    std::vector<std::byte*> first;
+    for (AlignedBuffer<std::byte>& bytes : stored) first.push_back(bytes.data());
+    if constexpr (TensorFormat<F>) format_.encode_tensor(first);
     parallel_for(how, shape().rows, [&](index_t row) {
-      std::vector<std::byte*> dst;
-      for (std::size_t s = 0; s < stored.size(); ++s) dst.push_back(stored[s].data() + row * specs[s].bytes_per_row);
+      std::vector<std::byte*> dst = first;
+      for (std::size_t s = 0; s < dst.size(); ++s) dst[s] += row * specs[s].bytes_per_row;
       GridTraits<F>::store_row(format_, row_parameters(row), values.row(row), dst);
     });
     std::vector<Section> sections;
