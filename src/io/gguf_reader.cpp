@@ -211,8 +211,8 @@ Record read_record(HeaderReader& in) {
   }
   std::reverse(record.spec.shape.begin(), record.spec.shape.end());
   const auto type = in.number<std::uint32_t>();
-  const auto types = ggml_types();
-  const auto known = std::find_if(types.begin(), types.end(), [&](const GgmlTypeInfo& info) {
+  const auto types = gguf_tensor_types();
+  const auto known = std::find_if(types.begin(), types.end(), [&](const GgufTensorTypeInfo& info) {
     return static_cast<std::uint32_t>(info.type) == type;
   });
   if (known == types.end()) fail("InvalidTensorType", fmt::format("has the unknown or removed type {}", type));

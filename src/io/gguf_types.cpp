@@ -14,56 +14,56 @@ namespace {
 using io_detail::printable;
 
 constexpr std::optional<Dtype> kQuantized = std::nullopt;
-constexpr std::array<GgmlTypeInfo, 35> kTypes{{
-    {GgmlType::f32, "F32", 1, 4, Dtype::f32},
-    {GgmlType::f16, "F16", 1, 2, Dtype::f16},
-    {GgmlType::q4_0, "Q4_0", 32, 18, kQuantized},
-    {GgmlType::q4_1, "Q4_1", 32, 20, kQuantized},
-    {GgmlType::q5_0, "Q5_0", 32, 22, kQuantized},
-    {GgmlType::q5_1, "Q5_1", 32, 24, kQuantized},
-    {GgmlType::q8_0, "Q8_0", 32, 34, kQuantized},
-    {GgmlType::q8_1, "Q8_1", 32, 36, kQuantized},
-    {GgmlType::q2_k, "Q2_K", 256, 84, kQuantized},
-    {GgmlType::q3_k, "Q3_K", 256, 110, kQuantized},
-    {GgmlType::q4_k, "Q4_K", 256, 144, kQuantized},
-    {GgmlType::q5_k, "Q5_K", 256, 176, kQuantized},
-    {GgmlType::q6_k, "Q6_K", 256, 210, kQuantized},
-    {GgmlType::q8_k, "Q8_K", 256, 292, kQuantized},
-    {GgmlType::iq2_xxs, "IQ2_XXS", 256, 66, kQuantized},
-    {GgmlType::iq2_xs, "IQ2_XS", 256, 74, kQuantized},
-    {GgmlType::iq3_xxs, "IQ3_XXS", 256, 98, kQuantized},
-    {GgmlType::iq1_s, "IQ1_S", 256, 50, kQuantized},
-    {GgmlType::iq4_nl, "IQ4_NL", 32, 18, kQuantized},
-    {GgmlType::iq3_s, "IQ3_S", 256, 110, kQuantized},
-    {GgmlType::iq2_s, "IQ2_S", 256, 82, kQuantized},
-    {GgmlType::iq4_xs, "IQ4_XS", 256, 136, kQuantized},
-    {GgmlType::i8, "I8", 1, 1, Dtype::i8},
-    {GgmlType::i16, "I16", 1, 2, Dtype::i16},
-    {GgmlType::i32, "I32", 1, 4, Dtype::i32},
-    {GgmlType::i64, "I64", 1, 8, Dtype::i64},
-    {GgmlType::f64, "F64", 1, 8, Dtype::f64},
-    {GgmlType::iq1_m, "IQ1_M", 256, 56, kQuantized},
-    {GgmlType::bf16, "BF16", 1, 2, Dtype::bf16},
-    {GgmlType::tq1_0, "TQ1_0", 256, 54, kQuantized},
-    {GgmlType::tq2_0, "TQ2_0", 256, 66, kQuantized},
-    {GgmlType::mxfp4, "MXFP4", 32, 17, kQuantized},
-    {GgmlType::nvfp4, "NVFP4", 64, 36, kQuantized},
-    {GgmlType::q1_0, "Q1_0", 128, 18, kQuantized},
-    {GgmlType::q2_0, "Q2_0", 64, 18, kQuantized},
+constexpr std::array<GgufTensorTypeInfo, 35> kTypes{{
+    {GgufTensorType::f32, "F32", 1, 4, Dtype::f32},
+    {GgufTensorType::f16, "F16", 1, 2, Dtype::f16},
+    {GgufTensorType::q4_0, "Q4_0", 32, 18, kQuantized},
+    {GgufTensorType::q4_1, "Q4_1", 32, 20, kQuantized},
+    {GgufTensorType::q5_0, "Q5_0", 32, 22, kQuantized},
+    {GgufTensorType::q5_1, "Q5_1", 32, 24, kQuantized},
+    {GgufTensorType::q8_0, "Q8_0", 32, 34, kQuantized},
+    {GgufTensorType::q8_1, "Q8_1", 32, 36, kQuantized},
+    {GgufTensorType::q2_k, "Q2_K", 256, 84, kQuantized},
+    {GgufTensorType::q3_k, "Q3_K", 256, 110, kQuantized},
+    {GgufTensorType::q4_k, "Q4_K", 256, 144, kQuantized},
+    {GgufTensorType::q5_k, "Q5_K", 256, 176, kQuantized},
+    {GgufTensorType::q6_k, "Q6_K", 256, 210, kQuantized},
+    {GgufTensorType::q8_k, "Q8_K", 256, 292, kQuantized},
+    {GgufTensorType::iq2_xxs, "IQ2_XXS", 256, 66, kQuantized},
+    {GgufTensorType::iq2_xs, "IQ2_XS", 256, 74, kQuantized},
+    {GgufTensorType::iq3_xxs, "IQ3_XXS", 256, 98, kQuantized},
+    {GgufTensorType::iq1_s, "IQ1_S", 256, 50, kQuantized},
+    {GgufTensorType::iq4_nl, "IQ4_NL", 32, 18, kQuantized},
+    {GgufTensorType::iq3_s, "IQ3_S", 256, 110, kQuantized},
+    {GgufTensorType::iq2_s, "IQ2_S", 256, 82, kQuantized},
+    {GgufTensorType::iq4_xs, "IQ4_XS", 256, 136, kQuantized},
+    {GgufTensorType::i8, "I8", 1, 1, Dtype::i8},
+    {GgufTensorType::i16, "I16", 1, 2, Dtype::i16},
+    {GgufTensorType::i32, "I32", 1, 4, Dtype::i32},
+    {GgufTensorType::i64, "I64", 1, 8, Dtype::i64},
+    {GgufTensorType::f64, "F64", 1, 8, Dtype::f64},
+    {GgufTensorType::iq1_m, "IQ1_M", 256, 56, kQuantized},
+    {GgufTensorType::bf16, "BF16", 1, 2, Dtype::bf16},
+    {GgufTensorType::tq1_0, "TQ1_0", 256, 54, kQuantized},
+    {GgufTensorType::tq2_0, "TQ2_0", 256, 66, kQuantized},
+    {GgufTensorType::mxfp4, "MXFP4", 32, 17, kQuantized},
+    {GgufTensorType::nvfp4, "NVFP4", 64, 36, kQuantized},
+    {GgufTensorType::q1_0, "Q1_0", 128, 18, kQuantized},
+    {GgufTensorType::q2_0, "Q2_0", 64, 18, kQuantized},
 }};
 
 }  // namespace
 
-std::span<const GgmlTypeInfo> ggml_types() noexcept { return kTypes; }
+std::span<const GgufTensorTypeInfo> gguf_tensor_types() noexcept { return kTypes; }
 
-const GgmlTypeInfo& ggml_type_info(GgmlType type) noexcept {
+const GgufTensorTypeInfo& gguf_tensor_type_info(GgufTensorType type) noexcept {
   const auto at = std::lower_bound(kTypes.begin(), kTypes.end(), type,
-                                   [](const GgmlTypeInfo& info, GgmlType t) { return info.type < t; });
+                                   [](const GgufTensorTypeInfo& info, GgufTensorType t) { return info.type < t; });
   return *at;
 }
 
-std::optional<GgmlType> ggml_type_of(Dtype dtype) noexcept {
-  for (const GgmlTypeInfo& info : kTypes)
+std::optional<GgufTensorType> gguf_tensor_type_of(Dtype dtype) noexcept {
+  for (const GgufTensorTypeInfo& info : kTypes)
     if (info.dtype == dtype) return info.type;
   return std::nullopt;
 }
@@ -75,7 +75,7 @@ const GgufValue* find_value(const GgufMetadata& metadata, std::string_view key) 
 }
 
 std::uint64_t tensor_bytes(const GgufTensorSpec& spec) {
-  const GgmlTypeInfo& info = ggml_type_info(spec.type);
+  const GgufTensorTypeInfo& info = gguf_tensor_type_info(spec.type);
   const auto fail = [&](const std::string& problem) {
     throw ShapeError(fmt::format("tensor_bytes: tensor '{}' {}", printable(spec.name), problem));
   };
@@ -96,7 +96,7 @@ std::uint64_t tensor_bytes(const GgufTensorSpec& spec) {
 }
 
 Tensor GgufTensor::stored() const {
-  const GgmlTypeInfo& info = ggml_type_info(type);
+  const GgufTensorTypeInfo& info = gguf_tensor_type_info(type);
   Tensor tensor{name, info.dtype.value_or(Dtype::u8), shape, data, mapping};
   if (!info.dtype) {
     const auto blocks = static_cast<std::uint64_t>(shape.empty() ? 0 : shape.back() / info.block);

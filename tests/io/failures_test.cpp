@@ -137,7 +137,7 @@ void write_model(const fs::path& path, char fill) {
 
 void write_gguf(const fs::path& path, char fill) {
   const std::string first = "a tensor with a name that needs memory of its own", second = "another of that kind";
-  GgufWriter writer(path, {{first, GgmlType::f32, {2, 3}}, {second, GgmlType::q8_0, {1, 32}}},
+  GgufWriter writer(path, {{first, GgufTensorType::f32, {2, 3}}, {second, GgufTensorType::q8_0, {1, 32}}},
                     {{"key of some length, longer than a small string",
                       GgufArray(std::vector<std::string>(3, "a value that is long enough to live on the heap"))},
                      {"flags", GgufArray(std::vector<bool>(100, true))}});

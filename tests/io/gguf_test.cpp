@@ -104,10 +104,10 @@ struct RandomModel {
 RandomModel random_model(std::uint64_t seed) {
   Random random(seed);
   RandomModel model;
-  const auto types = ggml_types();
+  const auto types = gguf_tensor_types();
   const std::uint32_t count = random.below(7);
   for (std::uint32_t t = 0; t < count; ++t) {
-    const GgmlTypeInfo& type = types[random.below(static_cast<std::uint32_t>(types.size()))];
+    const GgufTensorTypeInfo& type = types[random.below(static_cast<std::uint32_t>(types.size()))];
     GgufTensorSpec spec{fmt::format("blk.{}.weight", t), type.type, {}};
     const std::uint32_t rank = (type.block > 1 ? 1 : 0) + random.below(4);
     for (std::uint32_t i = 0; i < rank; ++i) spec.shape.push_back(random.below(5));
@@ -192,7 +192,7 @@ TEST_CASE("random GGUF models come back as they were written, and writing them a
 
 TEST_CASE("dimensions are row-major here and reversed in the file", "[io][gguf]") {
   const TempFolder folder;
-  GgufWriter writer(folder / "m.gguf", {{"w", GgmlType::q8_0, {3, 64}}, {"b", GgmlType::bf16, {5}}});
+  GgufWriter writer(folder / "m.gguf", {{"w", GgufTensorType::q8_0, {3, 64}}, {"b", GgufTensorType::bf16, {5}}});
   writer.write("w", 0, bytes_of(std::string(3 * 2 * 34, 'q')));
   writer.write("b", 0, bytes_of("0123456789"));
   writer.commit();
@@ -209,21 +209,21 @@ TEST_CASE("dimensions are row-major here and reversed in the file", "[io][gguf]"
 
 TEST_CASE("the table of ggml types has every number once and the dtypes of plain types", "[io][gguf]") {
   std::uint32_t previous = 0;
-  for (const GgmlTypeInfo& type : ggml_types()) {
+  for (const GgufTensorTypeInfo& type : gguf_tensor_types()) {
     CAPTURE(type.name);
-    CHECK(&ggml_type_info(type.type) == &type);
-    CHECK((type.type == GgmlType::f32 || static_cast<std::uint32_t>(type.type) > previous));
+    CHECK(&gguf_tensor_type_info(type.type) == &type);
+    CHECK((type.type == GgufTensorType::f32 || static_cast<std::uint32_t>(type.type) > previous));
     previous = static_cast<std::uint32_t>(type.type);
     if (!type.dtype) continue;
     CHECK(type.block == 1);
     CHECK(type.bytes * 8 == dtype_bits(*type.dtype));
     CHECK(to_string(*type.dtype) == type.name);
-    CHECK(ggml_type_of(*type.dtype) == type.type);
+    CHECK(gguf_tensor_type_of(*type.dtype) == type.type);
   }
   CHECK(previous == 42);
-  CHECK(ggml_types().size() == 35);
-  CHECK_FALSE(ggml_type_of(Dtype::f8_e4m3));
-  CHECK_FALSE(ggml_type_of(Dtype::u8));
+  CHECK(gguf_tensor_types().size() == 35);
+  CHECK_FALSE(gguf_tensor_type_of(Dtype::f8_e4m3));
+  CHECK_FALSE(gguf_tensor_type_of(Dtype::u8));
 }
 
 TEST_CASE("hostile counts and lengths of GGUF are refused before anything is sized by them", "[io][gguf]") {
@@ -338,9 +338,10 @@ TEST_CASE("strict reading of GGUF refuses bytes that belong to no tensor", "[io]
 
 TEST_CASE("any cut and any damage of a GGUF file is refused or leaves every tensor inside", "[io][gguf]") {
   const TempFolder folder;
-  RandomModel model{{{"a", GgmlType::f32, {2, 3}}, {"b", GgmlType::q4_k, {1, 256}}, {"c", GgmlType::f16, {}}},
-                    {std::string(24, 'a'), std::string(144, 'b'), "cc"},
-                    every_type()};
+  RandomModel model{
+      {{"a", GgufTensorType::f32, {2, 3}}, {"b", GgufTensorType::q4_k, {1, 256}}, {"c", GgufTensorType::f16, {}}},
+      {std::string(24, 'a'), std::string(144, 'b'), "cc"},
+      every_type()};
   write(folder / "m.gguf", model, 1);
   const std::string whole = slurp(folder / "m.gguf");
   int accepted = 0, refused = 0;
@@ -389,18 +390,18 @@ TEST_CASE("the GGUF writer refuses what would not be a valid file, before the ta
   const auto make = [&](std::vector<GgufTensorSpec> specs, GgufMetadata metadata = {}) {
     GgufWriter(path, std::move(specs), std::move(metadata));
   };
-  const auto named = [&](const std::string& name) { make({{name, GgmlType::f32, {1}}}); };
+  const auto named = [&](const std::string& name) { make({{name, GgufTensorType::f32, {1}}}); };
   CHECK_THROWS_AS(named(""), ValueError);
   CHECK_THROWS_AS(named(std::string(64, 'n')), ValueError);
   CHECK_THROWS_AS(named("\xff"), ValueError);
   CHECK_THROWS_AS(named("a\0b"s), ValueError);
-  CHECK_THROWS_AS(make({{"a", GgmlType::f32, {1}}, {"a", GgmlType::f16, {1}}}), ValueError);
-  CHECK_THROWS_AS(make({{"a", GgmlType::f32, {1, 1, 1, 1, 1}}}), ShapeError);
-  CHECK_THROWS_AS(make({{"a", GgmlType::f32, {-1}}}), ShapeError);
-  CHECK_THROWS_AS(make({{"a", GgmlType::f32, {index_t{1} << 40, index_t{1} << 40}}}), ShapeError);
-  CHECK_THROWS_WITH(make({{"w", GgmlType::q4_k, {256, 100}}}), Catch::Contains("'w'") && Catch::Contains("Q4_K") &&
-                                                                   Catch::Contains("100 columns") &&
-                                                                   Catch::Contains("256"));
+  CHECK_THROWS_AS(make({{"a", GgufTensorType::f32, {1}}, {"a", GgufTensorType::f16, {1}}}), ValueError);
+  CHECK_THROWS_AS(make({{"a", GgufTensorType::f32, {1, 1, 1, 1, 1}}}), ShapeError);
+  CHECK_THROWS_AS(make({{"a", GgufTensorType::f32, {-1}}}), ShapeError);
+  CHECK_THROWS_AS(make({{"a", GgufTensorType::f32, {index_t{1} << 40, index_t{1} << 40}}}), ShapeError);
+  CHECK_THROWS_WITH(
+      make({{"w", GgufTensorType::q4_k, {256, 100}}}),
+      Catch::Contains("'w'") && Catch::Contains("Q4_K") && Catch::Contains("100 columns") && Catch::Contains("256"));
   CHECK_THROWS_AS(make({}, {{"", true}}), ValueError);
   CHECK_THROWS_AS(make({}, {{"\xff", true}}), ValueError);
   CHECK_THROWS_AS(make({}, {{"k", true}, {"k", 1.0f}}), ValueError);
@@ -408,7 +409,8 @@ TEST_CASE("the GGUF writer refuses what would not be a valid file, before the ta
   CHECK_THROWS_AS(make({}, {{std::string(kGgufAlignmentKey), std::uint64_t{32}}}), ValueError);
   CHECK_THROWS_AS(make({}, {{std::string(kGgufAlignmentKey), std::uint32_t{24}}}), ValueError);
   {
-    GgufWriter writer(path, {{"a", GgmlType::i8, {10}}, {"b", GgmlType::i8, {0}}}, {{"hash", std::string(64, '0')}});
+    GgufWriter writer(path, {{"a", GgufTensorType::i8, {10}}, {"b", GgufTensorType::i8, {0}}},
+                      {{"hash", std::string(64, '0')}});
     CHECK_THROWS_AS(writer.write("c", 0, bytes_of("x")), ValueError);
     CHECK_THROWS_AS(writer.write("a", 10, bytes_of("x")), ShapeError);
     CHECK_THROWS_AS(writer.write("a", ~std::uint64_t{0}, bytes_of("xy")), ShapeError);

@@ -28,7 +28,7 @@
 namespace blockpack::inline BLOCKPACK_ABI {
 
 /// The types of tensors, with their numbers in the file. Missing numbers were removed from the format.
-enum class GgmlType : std::uint32_t {
+enum class GgufTensorType : std::uint32_t {
   f32 = 0,
   f16 = 1,
   q4_0 = 2,
@@ -67,8 +67,8 @@ enum class GgmlType : std::uint32_t {
 };
 
 /// Name and size of a type: rows are stored as blocks of `block` elements in `bytes` bytes each.
-struct GgmlTypeInfo {
-  GgmlType type = GgmlType::f32;
+struct GgufTensorTypeInfo {
+  GgufTensorType type = GgufTensorType::f32;
   std::string_view name;  ///< as ggml spells it, in capitals: Q4_K
   index_t block = 1;
   index_t bytes = 4;
@@ -76,11 +76,11 @@ struct GgmlTypeInfo {
 };
 
 /// Every type in the order of its number.
-BLOCKPACK_API std::span<const GgmlTypeInfo> ggml_types() noexcept;
-BLOCKPACK_API const GgmlTypeInfo& ggml_type_info(GgmlType type) noexcept;
+BLOCKPACK_API std::span<const GgufTensorTypeInfo> gguf_tensor_types() noexcept;
+BLOCKPACK_API const GgufTensorTypeInfo& gguf_tensor_type_info(GgufTensorType type) noexcept;
 
 /// The plain type with these elements: F32, F16, BF16, F64, I8, I16, I32, I64; nothing for other dtypes.
-BLOCKPACK_API std::optional<GgmlType> ggml_type_of(Dtype dtype) noexcept;
+BLOCKPACK_API std::optional<GgufTensorType> gguf_tensor_type_of(Dtype dtype) noexcept;
 
 /// Holds the place of an array of arrays, which readers do not take. Its copy constructor is not trivial on purpose: a
 /// variant of vectors and trivial types alone destroys a garbage alternative when a copy runs out of memory (libstdc++
@@ -120,7 +120,7 @@ inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
 /// What a writer needs to know of a tensor before its bytes arrive.
 struct GgufTensorSpec {
   std::string name;
-  GgmlType type = GgmlType::f32;
+  GgufTensorType type = GgufTensorType::f32;
   std::vector<index_t> shape;  ///< row-major: the last dimension is the fastest, the reverse of the order in the file
 };
 
@@ -131,7 +131,7 @@ BLOCKPACK_API std::uint64_t tensor_bytes(const GgufTensorSpec& spec);
 /// A tensor in a file. Copies share the bytes.
 struct GgufTensor {
   std::string name;
-  GgmlType type = GgmlType::f32;
+  GgufTensorType type = GgufTensorType::f32;
   std::vector<index_t> shape;                 ///< row-major, as above
   SharedBytes data;                           ///< aligned in the file, but at any address for bytes in memory
   std::shared_ptr<const MappedFile> mapping;  ///< where `data` lies, or empty for bytes in memory
