@@ -5,6 +5,7 @@
 
 #include "blockpack/quant/allocate.hpp"
 #include "blockpack/quant/bfp.hpp"
+#include "blockpack/quant/ggml.hpp"
 #include "blockpack/quant/group_int.hpp"
 #include "blockpack/quant/hsic.hpp"
 #include "blockpack/quant/mx.hpp"

@@ -15,6 +15,7 @@ const Registry& Registry::standard() {
     r.add(SchemeAlgorithm{"nearest", "round to the nearest code; what every format does when nothing is said"});
     recipe_detail::add_dense_families(r);
     recipe_detail::add_quant_families(r);
+    recipe_detail::add_ggml_families(r);
     return r;
   }();
   return registry;

@@ -136,6 +136,23 @@ const std::vector<Operator>& operators() {
       rows(Nf4{}),
       rows(Ternary{}),
       rows(Ternary{Ternary::kTensor, TernaryRule::mean, TernaryPacking::base3}),
+      rows(Ggml{GgmlType::q4_0}),
+      rows(Ggml{GgmlType::q4_1}),
+      rows(Ggml{GgmlType::q5_0}),
+      rows(Ggml{GgmlType::q5_1}),
+      rows(Ggml{GgmlType::q8_0}),
+      rows(Ggml{GgmlType::q2_k}),
+      rows(Ggml{GgmlType::q3_k}),
+      rows(Ggml{GgmlType::q4_k}),
+      rows(Ggml{GgmlType::q5_k}),
+      rows(Ggml{GgmlType::q6_k}),
+      rows(Ggml{GgmlType::q8_k}),
+      rows(Ggml{GgmlType::iq4_nl}),
+      rows(Ggml{GgmlType::iq4_xs}),
+      rows(Ggml{GgmlType::tq1_0}),
+      rows(Ggml{GgmlType::tq2_0}),
+      rows(Ggml{GgmlType::mxfp4}),
+      rows(Ggml{GgmlType::nvfp4}),
   };
   return all;
 }

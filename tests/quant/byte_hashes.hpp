@@ -45,9 +45,11 @@ void for_each_format(const Visitor& visit) {
       for (const TernaryRule rule : {TernaryRule::threshold, TernaryRule::mean}) visit(Ternary{group, rule, packing});
     visit(Ternary{Ternary::kTensor, TernaryRule::mean, packing});
   }
+  for (const GgmlType type : Ggml::kTypes) visit(Ggml{type});
 }
 
-/// FNV-1a of all sections of a 3 x 509 matrix of every kind of weights, with importance.
+/// FNV-1a of all sections of a 3 x 509 matrix of every kind of weights, with importance; the blocks of ggml, whose
+/// encoders differ, without importance too.
 template <class Format>
 std::uint64_t byte_hash(const Format& format) {
   constexpr index_t kRows = 3;
@@ -60,8 +62,17 @@ std::uint64_t byte_hash(const Format& format) {
   options.importance = MatrixView<const float>(importance.data(), 1, kCols);
   for (const Weights kind : kAllWeights) {
     const std::vector<float> w = make_weights(kind, static_cast<std::size_t>(kRows * kCols), 42);
-    for (const auto& section : encode_matrix(format, MatrixView<const float>(w.data(), kRows, kCols), options))
-      for (const std::byte b : section) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001b3u;
+    const auto add = [&] {
+      for (const auto& section : encode_matrix(format, MatrixView<const float>(w.data(), kRows, kCols), options))
+        for (const std::byte b : section) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001b3u;
+    };
+    add();
+    if constexpr (std::is_same_v<Format, Ggml>) {
+      const auto importance_view = options.importance;
+      options.importance = {};
+      add();
+      options.importance = importance_view;
+    }
   }
   return hash;
 }
