@@ -170,34 +170,36 @@ TEST_CASE("tables, NVFP4 and ternary weights reach their noise anchors", "[quant
   check<Ternary>({{Ternary{Ternary::kTensor, TernaryRule::mean}, 2.0, 5.79, 4.05},
                   {Ternary{Ternary::kTensor, TernaryRule::mean, TernaryPacking::base3}, 1.625, 5.79, 4.05}},
                  0.05);
-  TEST_CASE("the blocks of ggml reach their noise anchors", "[quant][slow]") {
-    using enum GgmlType;
-    check<Ggml>({{Ggml{q4_0}, 4.5, 21.31, 19.44},
-                 {Ggml{q4_1}, 5, 22.12, 20.76},
-                 {Ggml{q5_0}, 5.5, 27.38, 25.45},
-                 {Ggml{q8_0}, 8.5, 45.42, 43.45},
-                 {Ggml{q4_k}, 4.5, 22.92, 21.46},
-                 {Ggml{q5_k}, 5.5, 28.84, 27.38},
-                 {Ggml{q6_k}, 6.5625, 35.01, 33.30},
-                 {Ggml{iq4_nl}, 4.5, 22.08, 20.97},
-                 {Ggml{iq4_xs}, 4.25, 22.30, 21.05},
-                 {Ggml{mxfp4}, 4.25, 18.79, 18.01},
-                 {Ggml{nvfp4}, 4.5, 20.43, 20.66}},
-                0.05);
-    check<Ggml>({{Ggml{q2_k}, 2.625, 10.56, 9.26},
-                 {Ggml{q3_k}, 3.4375, 16.42, 15.09},
-                 {Ggml{tq1_0}, 1.6875, 1.87, 1.61},
-                 {Ggml{tq2_0}, 2.0625, 1.87, 1.61}},
-                0.1);
-  }
+}
 
-  TEST_CASE("the blocks of ggml with equal importance reach their noise anchors", "[quant][slow]") {
-    using enum GgmlType;
-    check<Ggml>({{Ggml{q4_0}, 4.5, 21.75, 19.72, true},
-                 {Ggml{q4_k}, 4.5, 23.00, 21.53, true},
-                 {Ggml{q6_k}, 6.5625, 35.23, 33.50, true},
-                 {Ggml{iq4_nl}, 4.5, 22.50, 21.28, true},
-                 {Ggml{iq4_xs}, 4.25, 22.43, 21.19, true}},
-                0.05);
-    check<Ggml>({{Ggml{q3_k}, 3.4375, 16.79, 15.41, true}, {Ggml{q2_k}, 2.625, 11.44, 10.44, true}}, 0.1);
-  }
+TEST_CASE("the blocks of ggml reach their noise anchors", "[quant][slow]") {
+  using enum GgmlType;
+  check<Ggml>({{Ggml{q4_0}, 4.5, 21.31, 19.44},
+               {Ggml{q4_1}, 5, 22.12, 20.76},
+               {Ggml{q5_0}, 5.5, 27.38, 25.45},
+               {Ggml{q8_0}, 8.5, 45.42, 43.45},
+               {Ggml{q4_k}, 4.5, 22.92, 21.46},
+               {Ggml{q5_k}, 5.5, 28.84, 27.38},
+               {Ggml{q6_k}, 6.5625, 35.01, 33.30},
+               {Ggml{iq4_nl}, 4.5, 22.08, 20.97},
+               {Ggml{iq4_xs}, 4.25, 22.30, 21.05},
+               {Ggml{mxfp4}, 4.25, 18.79, 18.01},
+               {Ggml{nvfp4}, 4.5, 20.43, 20.66}},
+              0.05);
+  check<Ggml>({{Ggml{q2_k}, 2.625, 10.56, 9.26},
+               {Ggml{q3_k}, 3.4375, 16.42, 15.09},
+               {Ggml{tq1_0}, 1.6875, 1.87, 1.61},
+               {Ggml{tq2_0}, 2.0625, 1.87, 1.61}},
+              0.1);
+}
+
+TEST_CASE("the blocks of ggml with equal importance reach their noise anchors", "[quant][slow]") {
+  using enum GgmlType;
+  check<Ggml>({{Ggml{q4_0}, 4.5, 21.75, 19.72, true},
+               {Ggml{q4_k}, 4.5, 23.00, 21.53, true},
+               {Ggml{q6_k}, 6.5625, 35.23, 33.50, true},
+               {Ggml{iq4_nl}, 4.5, 22.50, 21.28, true},
+               {Ggml{iq4_xs}, 4.25, 22.43, 21.19, true}},
+              0.05);
+  check<Ggml>({{Ggml{q3_k}, 3.4375, 16.79, 15.41, true}, {Ggml{q2_k}, 2.625, 11.44, 10.44, true}}, 0.1);
+}
