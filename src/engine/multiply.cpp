@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The loops around the kernels. Many tokens: slices of about 256 tokens x 512 columns, whose partial sums (512 KB) and
-/// block of x stay in L2 while blocks of weights (32 KB) pass through L1. Few tokens: every panel is read once, from
-/// memory, and nothing else matters. Scratch memory: x packed (once per call, in a block that is kept for the next one)
-/// and, per slice from the heap, the sums and whatever the weights need.
+/// The loops around the kernels. Many tokens: slices whose partial sums (512 to 768 KB) and block of x stay in L2 while
+/// blocks of weights (32 KB) pass through L1: 256 tokens x 512 columns, or up to 512 tokens x 352 columns where a
+/// single slice takes all tokens or the weights are large. Few tokens: every panel is read once, from memory, and
+/// nothing else matters. Scratch memory: x packed (once per call, in a block that is kept for the next one) and, per
+/// slice from the heap, the sums and whatever the weights need.
 
 #include <algorithm>
 
@@ -17,6 +18,8 @@ using kernels::kPanelColumns;
 /// Rows of x that are packed at a time: bounds the scratch memory of very long
 /// batches.
 constexpr index_t kTokenChunk = 2048;
+/// Weights above this many compete for the last-level cache: they pass half as often.
+constexpr index_t kLargeWeights = index_t{1} << 25;
 /// y of this many bytes and more is written past the caches.
 constexpr index_t kStreamBytes = index_t{1} << 20;
 
@@ -68,8 +71,11 @@ BlockPlan block_plan(const Product& p, const PanelSource& w, index_t tokens) {
     plan.depth = std::max(plan.depth, round_up(p.k, kernels::kBf16Step));
   plan.tile_rows = balanced(tokens, kernel.max_tile_rows);
   plan.tiles = ceil_div(tokens, plan.tile_rows);
-  plan.slice_tiles = balanced(plan.tiles, std::max<index_t>(1, 256 / plan.tile_rows));
-  plan.slice_panels = w.whole_slices ? w.slice_panels : balanced(panels, w.slice_panels);
+  const bool tall = p.path == Path::bf16 && tokens > 256 && (tokens <= 384 || p.n * p.k > kLargeWeights);
+  const index_t slice_tokens = tall ? 512 : 256;
+  plan.slice_tiles = balanced(plan.tiles, std::max<index_t>(1, slice_tokens / plan.tile_rows));
+  plan.slice_panels =
+      w.whole_slices ? w.slice_panels : balanced(panels, tall ? std::min<index_t>(11, w.slice_panels) : w.slice_panels);
   return plan;
 }
 

@@ -314,7 +314,9 @@ static void blocks(const BlockProduct& p) {
   // 16 lines of each half and step of the block, shared by the pairs of row tiles.
   const std::ptrdiff_t pairs = (p.tiles + 1) / 2;
   const bool x_ahead = p.next_x != nullptr && p.panels * pairs >= 32;
-  if (pairs >= 8) {
+  if (pairs >= 16) {
+    x_ahead ? panels_by_pairs<1, 3, Y>(p) : panels_by_pairs<1, 0, Y>(p);
+  } else if (pairs >= 8) {
     x_ahead ? panels_by_pairs<2, 2, Y>(p) : panels_by_pairs<2, 0, Y>(p);
   } else if (pairs >= 4) {
     x_ahead ? panels_by_pairs<4, 2, Y>(p) : panels_by_pairs<4, 0, Y>(p);
