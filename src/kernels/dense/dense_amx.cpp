@@ -9,9 +9,9 @@
 /// Limits, one thread, 4096x4096, packing of x and writing of y included. Many tokens: the rate of tile products on
 /// registers, measured in the same run. Its clock falls under load, so the fraction depends on what ran before: 0.57 at
 /// 512 tokens and 0.53 at 128 between runs of this kernel alone, 0.50 and 0.34 between runs of another library. Loading
-/// and storing the sums costs 15 % to 20 %, waiting for weights and x from the last-level cache the rest; blocks of 384
-/// or 640 k, slices of another shape and sums in tiles of 1 KB are no faster. Up to 32 tokens: the read bandwidth; 0.93
-/// to 0.96 of it at 8 and 16 tokens, 0.87 to 0.90 at 32.
+/// and storing the sums costs about 10 %, panels passing from L2 through L1 another 8 %, weights and x that come from
+/// the last-level cache 20 %; docs/benchmarks.md has the parts and what was tried. Up to 32 tokens: the read bandwidth;
+/// 0.93 to 0.96 of it at 8 and 16 tokens, 0.87 to 0.90 at 32.
 ///
 /// The tile instructions are written in inline assembly: the intrinsics of GCC 12 declare only part of the memory they
 /// read, and the optimizer dropped stores to the tile configuration. Every call configures the tiles and releases them.
