@@ -64,6 +64,7 @@ int run(int argc, char** argv) {
       ->required();
   compress->add_option("IN", c.in, "The model")->required();
   compress->add_option("OUT", c.out, "The compressed file; a folder with --shard-size")->required();
+  compress->add_option("--calibration", c.calibration, "Folder made by calibrate, for schemes such as int4-g32+gptq");
   compress->add_option("--budget", c.budget_mib, "Memory for panels in MiB")->check(CLI::Range(1, 1 << 20));
   compress->add_option("--shard-size", c.shard_mib, "Write shards of at most this many MiB")
       ->check(CLI::Range(1, 1 << 20));

@@ -102,6 +102,10 @@ int compress(const CompressArguments& arguments, const blockpack::Execution& how
   options.max_shard_bytes = static_cast<std::uint64_t>(arguments.shard_mib) << 20;
   options.non_finite = arguments.non_finite;
   options.measure = arguments.measure;
+  if (!arguments.calibration.empty())
+    options.calibration = [folder = blockpack::CalibrationFolder(arguments.calibration)](std::string_view tensor) {
+      return folder.find(tensor);
+    };
   blockpack::CompressReport report;
   try {
     const ProgressLine progress(how);

@@ -15,6 +15,7 @@ namespace example {
 
 struct CompressArguments {
   std::string recipe, in, out;
+  std::string calibration;  ///< folder; empty: none
   std::int64_t budget_mib = 256;
   std::int64_t shard_mib = 0;
   blockpack::NonFinite non_finite = blockpack::NonFinite::reject;

@@ -8,4 +8,5 @@
 #include "blockpack/recipe/compressed_model.hpp"
 #include "blockpack/recipe/recipe.hpp"
 #include "blockpack/recipe/registry.hpp"
+#include "blockpack/recipe/rounding_codec.hpp"
 #include "blockpack/recipe/scheme.hpp"

@@ -122,7 +122,8 @@ class Compressor {
       const Codec& codec = *codecs_[i];
       const MatrixShape shape = matrix_shape(tensor.shape);
       entry.scheme = codec.scheme();
-      metadata_[std::string(kTensorKey) + tensor.name] = to_string(TensorEntry{entry.scheme, shape, tensor.dtype});
+      metadata_[std::string(kTensorKey) + tensor.name] = to_string(TensorEntry{codec.format(), shape, tensor.dtype});
+      check_calibration(tensor.name, codec, shape);
       for (const SectionSize& section : codec.sections(shape)) {
         specs.push_back(section_spec(codec, shape, tensor.name, section));
         entry.stored_bytes += static_cast<std::uint64_t>(section.bytes);
@@ -135,6 +136,35 @@ class Compressor {
     for (std::size_t s = first; s < specs.size(); ++s)
       metadata_[std::string(kHashKey) + specs[s].name] = std::string(kHashDigits, '0');
     report_.tensors.push_back(std::move(entry));
+  }
+
+  TensorCalibration calibration_of(const std::string& tensor, const Codec& codec) const {
+    const CalibrationNeeds needs = codec.needs();
+    TensorCalibration found;
+    if ((needs.gram || needs.importance) && options_.calibration) found = options_.calibration(tensor);
+    if (!needs.gram) found.gram = nullptr;
+    if (!needs.importance) found.importance = {};
+    return found;
+  }
+
+  /// Said before anything is written.
+  void check_calibration(const std::string& tensor, const Codec& codec, MatrixShape shape) const {
+    const TensorCalibration found = calibration_of(tensor, codec);
+    const auto refuse = [&](const std::string& what) {
+      throw ValueError(fmt::format("tensor '{}': {} {}", tensor, codec.scheme(), what));
+    };
+    const CalibrationNeeds needs = codec.needs();
+    constexpr const char* kHow = "give calibration statistics (compress_model calibrate, then --calibration)";
+    if (needs.gram && found.gram == nullptr) refuse(fmt::format("needs XtX of the inputs; {}", kHow));
+    if (needs.importance && found.importance.data() == nullptr)
+      refuse(fmt::format("needs the importance of the weights; {}", kHow));
+    if (found.gram != nullptr && found.gram->in_features() != shape.cols)
+      refuse(fmt::format("has XtX of {} inputs, {} needed", found.gram->in_features(), shape.cols));
+    const MatrixShape importance = found.importance.shape();
+    if (found.importance.data() != nullptr &&
+        (importance.cols != shape.cols || (importance.rows != 1 && importance.rows != shape.rows)))
+      refuse(fmt::format("has the importance of a {} matrix, {} needed", blockpack::to_string(importance),
+                         blockpack::to_string(shape)));
   }
 
   void advance(std::uint64_t bytes) {
@@ -166,7 +196,7 @@ class Compressor {
         static_cast<index_t>(tensor.data.bytes.size()) / shape.rows + shape.cols * index_t{sizeof(float)};
     for (const SectionSize& s : codec.sections(shape)) row_bytes += s.per_row ? ceil_div(s.bytes, shape.rows) : 0;
     index_t rows = shape.rows, extra = 0;
-    if (codec.row_wise()) {
+    if (codec.encodes_panels()) {
       extra = options_.measure ? 4 * kMeasureBytes : 0;
       const index_t budget = std::max<index_t>(1, std::min(options_.panel_budget, kUsefulBudget) - extra);
       rows = std::clamp<index_t>(budget / row_bytes, 1, shape.rows);
@@ -180,7 +210,7 @@ class Compressor {
 
   /// Bytes of a section that a panel of `rows` rows encodes.
   static index_t panel_bytes(const Codec& codec, MatrixShape shape, const SectionSize& section, index_t rows) {
-    return codec.row_wise() && section.per_row ? section.bytes / shape.rows * rows : section.bytes;
+    return codec.encodes_panels() && section.per_row ? section.bytes / shape.rows * rows : section.bytes;
   }
   /// Bytes set aside for one encoded section of a panel.
   static index_t section_room(const Codec& codec, MatrixShape shape, const SectionSize& section, index_t rows) {
@@ -239,6 +269,8 @@ class Compressor {
     encoding.non_finite = options_.non_finite;
     encoding.execution = options_.execution;
     encoding.execution.progress = nullptr;
+    const TensorCalibration calibration = calibration_of(tensor.name, codec);
+    encoding.gram = calibration.gram.get();
 
     std::vector<std::byte*> dst;
     index_t used = 0;
@@ -251,6 +283,8 @@ class Compressor {
       const index_t count = std::min(rows, shape.rows - first);
       const MatrixView<float> w(panel_.data(), count, shape.cols);
       read_panel(tensor, first, w, encoding.execution);
+      encoding.importance =
+          calibration.importance.rows() > 1 ? calibration.importance.rows_from(first, count) : calibration.importance;
       codec.encode(w, first, dst, encoding);
       const auto bytes_of = [&](std::size_t s) {
         const index_t bytes = panel_bytes(codec, shape, sections[s], count);

@@ -9,6 +9,7 @@
 #include "blockpack/quant/nf4.hpp"
 #include "blockpack/quant/nvfp4.hpp"
 #include "blockpack/quant/ternary.hpp"
+#include "blockpack/recipe/rounding_codec.hpp"
 #include "recipe/families.hpp"
 
 namespace blockpack::recipe_detail {
@@ -29,7 +30,7 @@ std::shared_ptr<const Codec> make_bfp(const Scheme& scheme) {
   if (const auto rounding = fields.one_of({"away", "trunc", "down", "stochastic"}))
     format.rounding = kRoundings[*rounding];
   fields.finish(kBfpFields);
-  return make_row_codec(format);
+  return make_rounding_codec(format, scheme, false);
 }
 
 std::shared_ptr<const Codec> make_mx(const Scheme& scheme) {
@@ -55,7 +56,7 @@ std::shared_ptr<const Codec> make_mx(const Scheme& scheme) {
   if (const auto rounding = fields.one_of({"away", "trunc"}))
     format.rounding = *rounding == 0 ? Rounding::half_away : Rounding::toward_zero;
   fields.finish(kMxFields);
-  return make_row_codec(format);
+  return make_rounding_codec(format, scheme, format.scale_rule == MxScaleRule::mse);
 }
 
 std::shared_ptr<const Codec> make_group_int(const Scheme& scheme) {
@@ -71,7 +72,7 @@ std::shared_ptr<const Codec> make_group_int(const Scheme& scheme) {
   if (const auto grid = fields.one_of({"half", "maxabs", "asym"})) format.grid = kGrids[*grid];
   format.search = fields.variant("search");
   fields.finish(kGroupFields);
-  return make_row_codec(format);
+  return make_rounding_codec(format, scheme, format.search);
 }
 
 std::shared_ptr<const Codec> make_nvfp4(const Scheme& scheme) {
@@ -79,7 +80,7 @@ std::shared_ptr<const Codec> make_nvfp4(const Scheme& scheme) {
   Nvfp4 format;
   format.four_over_six = fields.variant("4over6");
   fields.finish("4over6");
-  return make_row_codec(format);
+  return make_rounding_codec(format, scheme, format.four_over_six);
 }
 
 std::shared_ptr<const Codec> make_nf4(const Scheme& scheme) {
@@ -87,7 +88,7 @@ std::shared_ptr<const Codec> make_nf4(const Scheme& scheme) {
   Nf4 format;
   format.block = static_cast<int>(fields.number('b', {32, 64, 128}).value_or(64));
   fields.finish("b<32|64|128>");
-  return make_row_codec(format);
+  return make_rounding_codec(format, scheme, false);
 }
 
 std::shared_ptr<const Codec> make_ternary(const Scheme& scheme) {
@@ -101,12 +102,12 @@ std::shared_ptr<const Codec> make_ternary(const Scheme& scheme) {
   if (fields.variant("mean") || format.group_size == Ternary::kTensor) format.rule = TernaryRule::mean;
   if (fields.variant("base3")) format.packing = TernaryPacking::base3;
   fields.finish("g<64|128|256>, row or tensor, and mean, base3");
-  return make_row_codec(format);
+  return make_rounding_codec(format, scheme, format.rule == TernaryRule::threshold);
 }
 
 void add(Registry& registry, std::string pattern, std::vector<std::string> names, std::vector<ListedScheme> listed,
-         std::shared_ptr<const Codec> (*make)(const Scheme&)) {
-  registry.add(SchemeFamily{std::move(pattern), std::move(names), std::move(listed), {"nearest"}, make});
+         std::vector<std::string> algorithms, std::shared_ptr<const Codec> (*make)(const Scheme&)) {
+  registry.add(SchemeFamily{std::move(pattern), std::move(names), std::move(listed), std::move(algorithms), make});
 }
 
 void add_bfp(Registry& registry) {
@@ -130,7 +131,7 @@ void add_bfp(Registry& registry) {
                       fmt::format("{}-bit mantissas, a shared 8-bit exponent for {} weights", bits - 8, block)});
   listed.push_back({"bfp12-b32-asym", "bfp12-b32 that also uses the code -8"});
   add(registry, "bfp<10 to 32>[-b<16|32|64|128>][-asym][-away|-trunc|-down|-stochastic]", std::move(names),
-      std::move(listed), make_bfp);
+      std::move(listed), rounding_algorithms<Bfp>(), make_bfp);
 }
 
 void add_mx(Registry& registry) {
@@ -146,7 +147,7 @@ void add_mx(Registry& registry) {
        {"mxfp4-mse", "mxfp4 with the scale of least squared error"},
        {"mxint8", "OCP MX: 8-bit integers with a shared power of two"},
        {"mxint4", "4-bit integers with a shared power of two (not in the OCP text)"}},
-      make_mx);
+      rounding_algorithms<Mx>(), make_mx);
 }
 
 void add_group_int(Registry& registry) {
@@ -167,17 +168,17 @@ void add_group_int(Registry& registry) {
   listed.push_back({"int3-g32-asym-search", "3-bit integers with a zero point and the range of least squared error"});
   listed.push_back({"int2-g32-asym-search", "2-bit integers with a zero point and the range of least squared error"});
   add(registry, "int<2|3|4|8>[-g<32|64|128>|-row][-half|-maxabs|-asym][-search]", {"int2", "int3", "int4", "int8"},
-      std::move(listed), make_group_int);
+      std::move(listed), rounding_algorithms<GroupInt>(), make_group_int);
 }
 
 void add_tables(Registry& registry) {
   add(registry, "nvfp4[-4over6]", {"nvfp4"},
       {{"nvfp4", "FP4 E2M1, an FP8 scale for 16 weights and a float32 scale for the matrix"},
        {"nvfp4-4over6", "nvfp4 where a block's maximum becomes 6 or 4, whichever has the smaller error"}},
-      make_nvfp4);
+      rounding_algorithms<Nvfp4>(), make_nvfp4);
   add(registry, "nf4[-b<32|64|128>]", {"nf4"},
       {{"nf4-b64", "QLoRA's NF4, a binary16 scale for 64 weights"}, {"nf4-b32", "NF4 with a scale for 32 weights"}},
-      make_nf4);
+      rounding_algorithms<Nf4>(), make_nf4);
 }
 
 void add_ternary(Registry& registry) {
@@ -187,7 +188,7 @@ void add_ternary(Registry& registry) {
        {"ternary-g256-base3", "ternary-g256 with 64 weights in 13 bytes"},
        {"ternary-tensor", "BitNet b1.58: one scale for the matrix"},
        {"ternary-tensor-base3", "BitNet b1.58 with 64 weights in 13 bytes"}},
-      make_ternary);
+      rounding_algorithms<Ternary>(), make_ternary);
 }
 
 }  // namespace

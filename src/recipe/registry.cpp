@@ -13,6 +13,12 @@ const Registry& Registry::standard() {
   static const Registry registry = [] {
     Registry r;
     r.add(SchemeAlgorithm{"nearest", "round to the nearest code; what every format does when nothing is said"});
+    r.add(SchemeAlgorithm{"importance", "fits weight errors by the importance of the weights (calibration)"});
+    r.add(SchemeAlgorithm{"gptq", "GPTQ: errors are moved to columns not yet rounded (calibration)"});
+    r.add(
+        SchemeAlgorithm{"flexround", "FlexRound: learns what each weight is divided by before rounding (calibration)"});
+    r.add(SchemeAlgorithm{"discquant", "DiscQuant with the layer's own error as loss (calibration)"});
+    r.add(SchemeAlgorithm{"polish", "coordinate descent on the layer's error after any rounding (calibration)"});
     recipe_detail::add_dense_families(r);
     recipe_detail::add_quant_families(r);
     recipe_detail::add_ggml_families(r);

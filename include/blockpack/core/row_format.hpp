@@ -29,10 +29,14 @@ enum class NonFinite : std::uint8_t {
   propagate  ///< kept, for formats that can store NaN; UnsupportedError for others
 };
 
+class GramMatrix;
+
 struct EncodeOptions {
   NonFinite non_finite = NonFinite::reject;
   /// Importance of errors, >= 0: empty, [1, in] (per column, for every row) or [out, in] (per weight).
   MatrixView<const float> importance;
+  /// XᵀX of the layer's inputs, for codecs whose rounding looks at it; a format by itself never does.
+  const GramMatrix* gram = nullptr;
   Execution execution;
 };
 

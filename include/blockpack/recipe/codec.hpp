@@ -27,6 +27,12 @@ struct SectionSize {
   bool per_row = true;  ///< of row-wise codecs: as many bytes for every row; false: one piece for the whole matrix
 };
 
+/// Which calibration statistics an encoder cannot do without (EncodeOptions has both).
+struct CalibrationNeeds {
+  bool gram = false;        ///< XᵀX of the inputs
+  bool importance = false;  ///< of the weights or the columns
+};
+
 /// Immutable; const members may be called from any number of threads at once.
 class BLOCKPACK_API Codec {
  public:
@@ -38,7 +44,10 @@ class BLOCKPACK_API Codec {
   /// The sections of a matrix of that shape, in file order. ShapeError when a size overflows.
   virtual std::vector<SectionSize> sections(MatrixShape shape) const = 0;
 
-  /// Whether row panels can be encoded one after another, so that memory does not grow with the matrix.
+  /// The canonical scheme of the stored bytes: `scheme()` without what only matters to the encoder. Files hold this.
+  virtual std::string format() const { return scheme(); }
+
+  /// Whether sections hold row after row, as many bytes each.
   virtual bool row_wise() const noexcept = 0;
 
   /// Whether the format has parameters of the whole matrix: `encode` is then refused (UnsupportedError) and `fitted_to`
@@ -47,12 +56,19 @@ class BLOCKPACK_API Codec {
   /// Null where fits_tensor() is false.
   virtual std::shared_ptr<const Codec> fitted_to(const TensorStatistics&) const { return nullptr; }
 
-  /// Memory `encode` needs beside its input and its output; 0 for row-wise codecs.
+  /// Whether row panels can be encoded one after another, so that memory does not grow with the matrix.
+  virtual bool encodes_panels() const noexcept { return row_wise(); }
+
+  /// Memory `encode` needs beside its input and its output; 0 for codecs that encode panels.
   virtual index_t working_bytes(MatrixShape shape) const = 0;
 
-  /// Encodes the rows [first_row, first_row + w.rows()) of a matrix; for a codec that is not row-wise, w is the whole
-  /// matrix and first_row is 0. dst has one pointer per section, to the first byte of the first of these rows, or of
-  /// the section where it is not per row. Errors: those of blockpack::encode_rows.
+  /// What `encode` must be given.
+  virtual CalibrationNeeds needs() const noexcept { return {}; }
+
+  /// Encodes the rows [first_row, first_row + w.rows()) of a matrix; for a codec that does not encode panels, w is the
+  /// whole matrix and first_row is 0. dst has one pointer per section, to the first byte of the first of these rows, or
+  /// of the section where it is not per row. Errors: those of blockpack::encode_rows; ValueError when something of
+  /// `needs()` is missing.
   virtual void encode(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
                       const EncodeOptions& options) const = 0;
 
@@ -68,13 +84,24 @@ class BLOCKPACK_API Codec {
   }
 };
 
-/// The codec of a row format.
+namespace detail {
+/// ValueError that names the scheme and what it lacks.
+BLOCKPACK_API void require_calibration(const Codec& codec, const EncodeOptions& options);
+}  // namespace detail
+
+/// Encodes a matrix in memory. Errors: those of Codec::encode.
+BLOCKPACK_API AnyLinear encode_matrix(const Codec& codec, MatrixView<const float> w, const EncodeOptions& options = {},
+                                      PackPolicy policy = {});
+
+/// The codec of a row format; with `importance`, the fits of its blocks weight errors by EncodeOptions::importance.
 template <RowFormat F>
 class RowCodec final : public Codec {
  public:
-  explicit RowCodec(F format) : format_(std::move(format)) {}
+  explicit RowCodec(F format, bool importance = false) : format_(std::move(format)), importance_(importance) {}
 
-  std::string scheme() const override { return format_.scheme(); }
+  std::string scheme() const override { return importance_ ? format() + "+importance" : format(); }
+  std::string format() const override { return format_.scheme(); }
+  CalibrationNeeds needs() const noexcept override { return {false, importance_}; }
   std::vector<SectionSize> sections(MatrixShape shape) const override {
     std::vector<SectionSize> sizes;
     for (const SectionSpec& s : format_.sections(shape.cols))
@@ -87,13 +114,14 @@ class RowCodec final : public Codec {
     return false;
   }
   std::shared_ptr<const Codec> fitted_to(const TensorStatistics& statistics) const override {
-    if constexpr (TensorFormat<F>) return std::make_shared<const RowCodec>(format_.fitted_to(statistics));
+    if constexpr (TensorFormat<F>) return std::make_shared<const RowCodec>(format_.fitted_to(statistics), importance_);
     static_cast<void>(statistics);
     return nullptr;
   }
   index_t working_bytes(MatrixShape) const override { return 0; }
   void encode(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
+    detail::require_calibration(*this, options);
     encode_rows(format_, w, first_row, dst, options);
   }
   AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
@@ -102,6 +130,7 @@ class RowCodec final : public Codec {
 
  private:
   F format_;
+  bool importance_;
 };
 
 /// The codec that encodes w: the one given, or the one fitted to w where it has parameters of the whole matrix.
@@ -114,8 +143,8 @@ inline std::shared_ptr<const Codec> fitted(const std::shared_ptr<const Codec>& c
 }
 
 template <RowFormat F>
-std::shared_ptr<const Codec> make_row_codec(F format) {
-  return std::make_shared<const RowCodec<F>>(std::move(format));
+std::shared_ptr<const Codec> make_row_codec(F format, bool importance = false) {
+  return std::make_shared<const RowCodec<F>>(std::move(format), importance);
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

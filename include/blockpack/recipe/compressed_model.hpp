@@ -19,6 +19,7 @@
 #include "blockpack/core/error_stats.hpp"
 #include "blockpack/core/execution.hpp"
 #include "blockpack/io/sharded.hpp"
+#include "blockpack/recipe/calibration.hpp"
 #include "blockpack/recipe/recipe.hpp"
 #include "blockpack/recipe/registry.hpp"
 
@@ -32,6 +33,8 @@ struct CompressOptions {
   /// 0: `out` is one file. Otherwise `out` is a folder of shards with at most this much data each.
   std::uint64_t max_shard_bytes = 0;
   NonFinite non_finite = NonFinite::reject;
+  /// Statistics of the tensors, for schemes with algorithms that look at them (recipe/calibration.hpp).
+  CalibrationLookup calibration;
   bool measure = true;  ///< decode each panel again and report its error; about a third of the time
   Execution execution;  ///< progress counts bytes of the source; stop ends with CancelledError and no new file
 };
@@ -62,6 +65,8 @@ struct CompressReport {
 /// Compresses the model at `in` (file, index or folder) into `out`.
 ///
 /// Errors:  FormatError for an unreadable model, a recipe that matches nothing or an input that is compressed already;
+///          ValueError that names tensor and scheme when a scheme needs calibration and there is none, or one of
+///          another shape;
 ///          ValueError that names tensor, row and column for weights that are not finite; IoError from the system;
 ///          CancelledError. `out` is then what it was before.
 /// Cost:    one pass over the input; memory: CompressOptions::panel_budget.

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Codecs that choose codes by an algorithm of quant/rounding.hpp: what `+gptq`, `+polish` … behind a format mean.
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/quant/rounding.hpp"
+#include "blockpack/recipe/codec.hpp"
+#include "blockpack/recipe/scheme.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+/// The rounding part of a scheme: how the values of fitted grids are chosen, one step after another.
+struct RoundingSteps {
+  enum class Start : std::uint8_t { nearest, gptq, flexround, discquant };
+  bool importance = false;  ///< fits weight errors by EncodeOptions::importance
+  Start start = Start::nearest;
+  bool polish = false;  ///< coordinate descent on what the start has chosen
+
+  /// From the algorithms of a scheme. FormatError that points at the second of two starts, or at `+importance` when
+  /// the format's fit does not weigh errors.
+  BLOCKPACK_API static RoundingSteps read(const Scheme& scheme, bool weighs);
+
+  bool needs_gram() const noexcept { return start != Start::nearest || polish; }
+  /// `+importance+gptq+polish`, as far as it applies; the one order.
+  BLOCKPACK_API std::string suffix() const;
+
+  /// Fits the grids to w and writes the chosen values to q. Errors: those of the algorithms.
+  BLOCKPACK_API void choose(MatrixView<const float> w, const EncodeOptions& options, WeightGrids& grids,
+                            MatrixView<float> q) const;
+};
+
+/// What SchemeFamily::algorithms lists for a format: all of them for one with grids.
+template <RowFormat F>
+std::vector<std::string> rounding_algorithms() {
+  if constexpr (GridFormat<F>) return {"nearest", "importance", "gptq", "flexround", "discquant", "polish"};
+  return {"nearest", "importance"};
+}
+
+/// A format whose codes are chosen over whole matrices; the stored form is that of the format.
+template <GridFormat F>
+class RoundingCodec final : public Codec {
+ public:
+  RoundingCodec(F format, RoundingSteps steps) : stored_(std::move(format)), steps_(steps) {}
+
+  std::string scheme() const override { return format() + steps_.suffix(); }
+  std::string format() const override { return stored_.scheme(); }
+  std::vector<SectionSize> sections(MatrixShape shape) const override { return RowCodec<F>(stored_).sections(shape); }
+  bool row_wise() const noexcept override { return true; }
+  bool fits_tensor() const noexcept override { return RowCodec<F>(stored_).fits_tensor(); }
+  std::shared_ptr<const Codec> fitted_to(const TensorStatistics& statistics) const override {
+    if constexpr (TensorFormat<F>) return std::make_shared<const RoundingCodec>(stored_.fitted_to(statistics), steps_);
+    static_cast<void>(statistics);
+    return nullptr;
+  }
+  bool encodes_panels() const noexcept override { return false; }
+  /// The chosen values, and up to three matrices of the algorithms.
+  index_t working_bytes(MatrixShape shape) const override {
+    const index_t side = std::max(shape.rows, shape.cols);
+    return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 4 * index_t{sizeof(float)}, "working_bytes");
+  }
+  CalibrationNeeds needs() const noexcept override { return {steps_.needs_gram(), steps_.importance}; }
+  void encode(MatrixView<const float> w, index_t /*first_row*/, std::span<std::byte* const> dst,
+              const EncodeOptions& options) const override {
+    detail::require_calibration(*this, options);
+    FormatGrids<F> grids(stored_, w.shape(), options);
+    auto chosen = AlignedBuffer<float>::uninitialized(checked_mul(w.rows(), w.cols(), "RoundingCodec"));
+    const MatrixView<float> q(chosen.data(), w.rows(), w.cols());
+    steps_.choose(w, options, grids, q);
+    const std::vector<Section> stored = grids.store(q, options.execution, PackPolicy::none()).sections();
+    for (std::size_t s = 0; s < stored.size(); ++s)
+      if (!stored[s].data.bytes.empty()) std::memcpy(dst[s], stored[s].data.bytes.data(), stored[s].data.bytes.size());
+  }
+  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
+    return RowCodec<F>(stored_).open(shape, sections, policy);
+  }
+
+ private:
+  F stored_;
+  RoundingSteps steps_;
+};
+
+/// The codec of a format with the algorithms of a scheme, all of them among rounding_algorithms<F>(). `weighs`: the fit
+/// of the format has errors that importance can weight; FormatError that points at `+importance` otherwise.
+template <RowFormat F>
+std::shared_ptr<const Codec> make_rounding_codec(F format, const Scheme& scheme, bool weighs) {
+  const RoundingSteps steps = RoundingSteps::read(scheme, weighs);
+  if constexpr (GridFormat<F>)
+    if (steps.needs_gram()) return std::make_shared<const RoundingCodec<F>>(std::move(format), steps);
+  return make_row_codec(std::move(format), steps.importance);
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

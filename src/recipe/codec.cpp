@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "blockpack/recipe/codec.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "blockpack/recipe/rounding_codec.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+void detail::require_calibration(const Codec& codec, const EncodeOptions& options) {
+  const CalibrationNeeds needs = codec.needs();
+  if (needs.gram && options.gram == nullptr)
+    throw ValueError(fmt::format("encode: {} needs XtX of the inputs (EncodeOptions::gram)", codec.scheme()));
+  if (needs.importance && options.importance.data() == nullptr)
+    throw ValueError(fmt::format("encode: {} needs the importance of the weights", codec.scheme()));
+}
+
+AnyLinear encode_matrix(const Codec& codec, MatrixView<const float> w, const EncodeOptions& options,
+                        PackPolicy policy) {
+  std::vector<AlignedBuffer<std::byte>> stored;
+  std::vector<std::byte*> dst;
+  const std::vector<SectionSize> sizes = codec.sections(w.shape());
+  for (const SectionSize& size : sizes) {
+    stored.emplace_back(size.bytes);
+    dst.push_back(stored.back().data());
+  }
+  codec.encode(w, 0, dst, options);
+  std::vector<Section> sections;
+  for (std::size_t s = 0; s < sizes.size(); ++s) sections.push_back({sizes[s].name, SharedBytes(std::move(stored[s]))});
+  return codec.open(w.shape(), sections, policy);
+}
+
+namespace {
+constexpr std::array<const char*, 4> kStarts = {"nearest", "gptq", "flexround", "discquant"};  // as Start
+}
+
+RoundingSteps RoundingSteps::read(const Scheme& scheme, bool weighs) {
+  RoundingSteps steps;
+  const SchemeToken* start = nullptr;
+  for (const SchemeToken& algorithm : scheme.algorithms) {
+    if (algorithm.text == "importance") {
+      steps.importance = true;
+      if (!weighs) fail_scheme(scheme.text, algorithm.offset, "this form fits nothing that importance could weight");
+    } else if (algorithm.text == "polish") {
+      steps.polish = true;
+    } else {
+      if (start != nullptr)
+        fail_scheme(scheme.text, algorithm.offset,
+                    fmt::format("'{}' cannot stand beside '{}'", algorithm.text, start->text));
+      start = &algorithm;
+      for (std::size_t s = 0; s < kStarts.size(); ++s)
+        if (algorithm.text == kStarts[s]) steps.start = static_cast<Start>(s);
+    }
+  }
+  return steps;
+}
+
+std::string RoundingSteps::suffix() const {
+  return std::string(importance ? "+importance" : "") +
+         (start == Start::nearest ? "" : std::string("+") + kStarts[static_cast<std::size_t>(start)]) +
+         (polish ? "+polish" : "");
+}
+
+void RoundingSteps::choose(MatrixView<const float> w, const EncodeOptions& options, WeightGrids& grids,
+                           MatrixView<float> q) const {
+  switch (start) {
+    case Start::nearest:
+      nearest(w, grids, q, options.execution);
+      break;
+    case Start::gptq:
+      gptq(w, *options.gram, grids, q, {}, options.execution);
+      break;
+    case Start::flexround:
+      flexround(w, *options.gram, grids, q, {}, options.execution);
+      break;
+    case Start::discquant:
+      discquant(w, *options.gram, grids, q, layer_form_options(), options.execution);
+      break;
+  }
+  if (polish) descend(w, *options.gram, grids, q, {}, options.execution);
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

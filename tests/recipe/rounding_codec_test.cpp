@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Schemes with algorithms that look at calibration, from the string to the compressed file.
+#include "blockpack/recipe/rounding_codec.hpp"
+
+#include "blockpack/core/random.hpp"
+#include "blockpack/recipe/compressed_model.hpp"
+#include "recipe/model_support.hpp"
+#include "support/catch.hpp"
+
+namespace blockpack {
+namespace {
+
+using namespace blockpack::test;
+
+template <class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
+/// Inputs whose columns depend on one another: x_j = 0.9 x_(j-1) + noise.
+GramMatrix correlated(index_t cols, std::uint64_t seed) {
+  constexpr index_t kRows = 200;
+  std::vector<float> x(static_cast<std::size_t>(kRows * cols));
+  Random random(seed);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    x[i] = random.normal() + (i % static_cast<std::size_t>(cols) > 0 ? 0.9f * x[i - 1] : 0.0f);
+  GramMatrix gram(cols);
+  gram.add(MatrixView<const float>(x.data(), kRows, cols));
+  return gram;
+}
+
+TEST_CASE("algorithms of a scheme have one order and one start", "[recipe]") {
+  const Registry& registry = Registry::standard();
+  CHECK(registry.codec("int4-g32+polish+gptq")->scheme() == "int4-g32+gptq+polish");
+  CHECK(registry.codec("int4-g32+gptq")->format() == "int4-g32");
+  CHECK(registry.codec("mxfp4-mse+polish+importance")->scheme() == "mxfp4-mse+importance+polish");
+  CHECK(registry.codec("int4-g32+nearest")->scheme() == "int4-g32");
+  CHECK(registry.codec("int4-g32+nearest+polish")->scheme() == "int4-g32+polish");
+  CHECK(registry.codec("bfp12-b32+flexround")->needs().gram);
+  CHECK_FALSE(registry.codec("int4-g32-search+importance")->needs().gram);
+  CHECK(registry.codec("int4-g32-search+importance")->needs().importance);
+  CHECK(message_of([&] { registry.codec("int4-g32+gptq+flexround"); }).find("cannot stand beside 'gptq'") !=
+        std::string::npos);
+  CHECK(message_of([&] { registry.codec("int4-g32+importance"); }).find("^importance") != std::string::npos);
+  CHECK(message_of([&] { registry.codec("f32+gptq"); }).find("f32 does not take the algorithm gptq") !=
+        std::string::npos);
+}
+
+TEST_CASE("GPTQ and polish through a codec lower the layer's error, at the same bytes", "[recipe]") {
+  const GramMatrix gram = correlated(70, 1);
+  std::vector<float> values(40 * 70);
+  Random random(2);
+  for (float& v : values) v = random.normal();
+  const MatrixView<const float> w(values.data(), 40, 70);
+  EncodeOptions options;
+  options.gram = &gram;
+  const auto loss = [&](const std::string& scheme) {
+    const auto codec = Registry::standard().codec(scheme);
+    const AnyLinear op = encode_matrix(*codec, w, options);
+    CHECK(op.scheme() == codec->format());
+    std::vector<float> q(values.size());
+    std::vector<index_t> rows(40);
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<index_t>(i);
+    op.decode_rows(rows, MatrixView<float>(q.data(), 40, 70));
+    return layer_loss(w, MatrixView<const float>(q.data(), 40, 70), gram);
+  };
+  for (const std::string format : {"int3-g32", "mxfp4", "bfp12-b32"}) {
+    CAPTURE(format);
+    const double plain = loss(format), polished = loss(format + "+polish"), gptq = loss(format + "+gptq");
+    CHECK(polished < 0.6 * plain);
+    CHECK(gptq < 0.5 * plain);
+    CHECK(loss(format + "+gptq+polish") <= gptq);
+    CHECK(loss(format + "+flexround") < plain);
+    CHECK(loss(format + "+discquant+polish") < 0.6 * plain);
+  }
+  CHECK(message_of([&] {
+          encode_matrix(*Registry::standard().codec("int4-g32+gptq"), w);
+        }).find("EncodeOptions::gram") != std::string::npos);
+}
+
+TEST_CASE("a model is compressed with calibration, and the file does not know of it", "[recipe]") {
+  const TemporaryFolder folder;
+  write_model(folder / "in", small_model());
+  CompressOptions options;
+  options.calibration = [](std::string_view tensor) {
+    TensorCalibration found;
+    const std::string name(tensor);
+    const auto& names = kSmallMatrices;
+    if (std::find(names.begin(), names.end(), name) != names.end())
+      found.gram = std::make_shared<const GramMatrix>(correlated(70, 3));
+    return found;
+  };
+  const Recipe recipe = Recipe::parse(R"({"rules": [{"tensors": "a.weight", "scheme": "int3-g32+gptq"}]})");
+  const CompressReport report = compress_model(folder / "in", recipe, folder / "out", options);
+  CHECK(report.tensors.front().scheme == "int3-g32+gptq");
+  CHECK(CompressedModel::open(folder / "out").find_compressed("a.weight")->scheme == "int3-g32");
+
+  const auto refused = [&](const Recipe& r, const CompressOptions& o) {
+    return message_of([&] { compress_model(folder / "in", r, folder / "other", o); });
+  };
+  CHECK(refused(recipe, {}).find("tensor 'a.weight': int3-g32+gptq needs XtX of the inputs") != std::string::npos);
+  const Recipe importance =
+      Recipe::parse(R"({"rules": [{"tensors": "a.weight", "scheme": "int3-g32-search+importance"}]})");
+  CHECK(refused(importance, options).find("needs the importance of the weights") != std::string::npos);
+  options.calibration = [](std::string_view) {
+    TensorCalibration found;
+    found.gram = std::make_shared<const GramMatrix>(correlated(69, 3));
+    return found;
+  };
+  CHECK(refused(recipe, options).find("has XtX of 69 inputs, 70 needed") != std::string::npos);
+  CHECK(folder.count() == 2);
+}
+
+TEST_CASE("importance reaches the rows it belongs to, panel by panel", "[recipe]") {
+  const TemporaryFolder folder;
+  write_model(folder / "in", small_model());
+  const CompressedModel plain = CompressedModel::open(folder / "in");
+  std::vector<float> w(33 * 70), weights(33 * 70);
+  plain.read_rows("a.weight", 0, MatrixView<float>(w.data(), 33, 70));
+  Random random(5);
+  for (float& v : weights) v = random.uniform();
+  CompressOptions options;
+  options.panel_budget = 1;  // one row at a time
+  options.calibration = [&](std::string_view) {
+    TensorCalibration found;
+    found.importance = MatrixView<const float>(weights.data(), 33, 70);
+    return found;
+  };
+  const Recipe recipe =
+      Recipe::parse(R"({"rules": [{"tensors": "a.weight", "scheme": "int3-g32-search+importance"}]})");
+  compress_model(folder / "in", recipe, folder / "out", options);
+  EncodeOptions encode;
+  encode.importance = MatrixView<const float>(weights.data(), 33, 70);
+  const AnyLinear direct = encode_matrix(*Registry::standard().codec("int3-g32-search+importance"),
+                                         MatrixView<const float>(w.data(), 33, 70), encode);
+  const CompressedModel model = CompressedModel::open(folder / "out");
+  const auto& stored = model.find_compressed("a.weight")->sections;
+  const std::vector<Section> expected = direct.sections();
+  REQUIRE(stored.size() == expected.size());
+  for (std::size_t s = 0; s < stored.size(); ++s)
+    CHECK(std::equal(stored[s].data.bytes.begin(), stored[s].data.bytes.end(), expected[s].data.bytes.begin(),
+                     expected[s].data.bytes.end()));
+}
+
+}  // namespace
+}  // namespace blockpack
