@@ -76,44 +76,43 @@ namespace detail {
 /// fn(block) with a block of the type, its storage uninitialised.
 template <class Fn>
 auto with_ggml_block(GgmlType type, const Fn& fn) noexcept {
-  using namespace ggml;
   switch (type) {
     case GgmlType::q4_0:
-      return fn(Q4_0{});
+      return fn(ggml::Q4_0{});
     case GgmlType::q4_1:
-      return fn(Q4_1{});
+      return fn(ggml::Q4_1{});
     case GgmlType::q5_0:
-      return fn(Q5_0{});
+      return fn(ggml::Q5_0{});
     case GgmlType::q5_1:
-      return fn(Q5_1{});
+      return fn(ggml::Q5_1{});
     case GgmlType::q8_0:
-      return fn(Q8_0{});
+      return fn(ggml::Q8_0{});
     case GgmlType::q2_k:
-      return fn(Q2K{});
+      return fn(ggml::Q2K{});
     case GgmlType::q3_k:
-      return fn(Q3K{});
+      return fn(ggml::Q3K{});
     case GgmlType::q4_k:
-      return fn(Q4K{});
+      return fn(ggml::Q4K{});
     case GgmlType::q5_k:
-      return fn(Q5K{});
+      return fn(ggml::Q5K{});
     case GgmlType::q6_k:
-      return fn(Q6K{});
+      return fn(ggml::Q6K{});
     case GgmlType::q8_k:
-      return fn(Q8K{});
+      return fn(ggml::Q8K{});
     case GgmlType::iq4_nl:
-      return fn(Iq4Nl{});
+      return fn(ggml::Iq4Nl{});
     case GgmlType::iq4_xs:
-      return fn(Iq4Xs{});
+      return fn(ggml::Iq4Xs{});
     case GgmlType::tq1_0:
-      return fn(Tq1_0{});
+      return fn(ggml::Tq1_0{});
     case GgmlType::tq2_0:
-      return fn(Tq2_0{});
+      return fn(ggml::Tq2_0{});
     case GgmlType::mxfp4:
-      return fn(Mxfp4{});
+      return fn(ggml::Mxfp4{});
     case GgmlType::nvfp4:
       break;
   }
-  return fn(Nvfp4{});
+  return fn(ggml::Nvfp4{});
 }
 
 /// Blocks of a row through the reference; returns the first block with a scale beyond fp16, or -1.
