@@ -26,6 +26,7 @@ constexpr Step kSteps[] = {
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
        install_quant_scalar(t.quant, f);
+       install_ggml_scalar(t.ggml, f);
      }},
 #if defined(BLOCKPACK_WITH_AVX2)
     {Isa::avx2, 0,
@@ -34,6 +35,7 @@ constexpr Step kSteps[] = {
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
        install_quant_avx2(t.quant, f);
+       install_ggml_avx2(t.ggml, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512)
@@ -43,6 +45,7 @@ constexpr Step kSteps[] = {
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
        install_quant_avx512(t.quant, f);
+       install_ggml_avx512(t.ggml, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512VNNI)
@@ -61,6 +64,7 @@ constexpr Step kSteps[] = {
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);
        install_quant_neon(t.quant, f);
+       install_ggml_neon(t.ggml, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_DOT)

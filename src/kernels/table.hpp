@@ -7,6 +7,7 @@
 #include "blockpack/core/isa.hpp"
 #include "kernels/convert/convert_kernels.hpp"
 #include "kernels/dense/dense_kernels.hpp"
+#include "kernels/ggml/ggml_kernels.hpp"
 #include "kernels/histogram/histogram_kernels.hpp"
 #include "kernels/quant/quant_kernels.hpp"
 #include "kernels/slot.hpp"
@@ -20,6 +21,7 @@ struct KernelTable {
   ConvertKernels convert;
   HistogramKernels histogram;
   QuantKernels quant;
+  GgmlKernels ggml;
 };
 
 /// Calls visit("family", "kernel", slot) for every slot.
@@ -29,6 +31,7 @@ void visit_slots(const KernelTable& table, Visitor&& visit) {
   visit_slots(table.convert, [&](const char* name, const auto& slot) { visit("convert", name, slot); });
   visit_slots(table.histogram, [&](const char* name, const auto& slot) { visit("histogram", name, slot); });
   visit_slots(table.quant, [&](const char* name, const auto& slot) { visit("quant", name, slot); });
+  visit_slots(table.ggml, [&](const char* name, const auto& slot) { visit("ggml", name, slot); });
 }
 
 /// The table of a level with the features in use (those of the CPU less those BLOCKPACK_ISA switches off), built once.

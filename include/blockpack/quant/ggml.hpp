@@ -69,6 +69,12 @@ struct Ggml {
 
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const;
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
+
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+  /// A row through the kernels of the active level.
+  BLOCKPACK_API void encode_compiled(const EncodeRow& row, std::uint8_t* dst) const;
+  BLOCKPACK_API void decode_compiled(const std::uint8_t* src, std::span<float> dst) const;
+#endif
 };
 
 namespace detail {
@@ -115,12 +121,16 @@ auto with_ggml_block(GgmlType type, const Fn& fn) noexcept {
   return fn(ggml::Nvfp4{});
 }
 
-/// Blocks of a row through the reference; returns the first block with a scale beyond fp16, or -1.
+/// Σ x² / n of a row where its encoder reads it, 0 elsewhere.
+inline float ggml_row_mean_square(const Ggml& f, std::span<const float> w, bool weighted) noexcept {
+  if (!weighted || f.type > GgmlType::q5_1 || w.empty()) return 0.0f;
+  return ggml::sum_of_squares(w) / static_cast<float>(w.size());
+}
+
+/// Blocks of a row, or of its end, through the reference; returns the first block with a scale beyond fp16, or -1.
 inline index_t encode_ggml_reference(const Ggml& f, std::span<const float> w, std::span<const float> importance,
-                                     std::uint8_t* dst) noexcept {
+                                     float mean_square, std::uint8_t* dst) noexcept {
   const auto block = static_cast<std::size_t>(f.spec().block);
-  const bool per_row = !importance.empty() && f.type <= GgmlType::q5_1;
-  const float mean_square = per_row ? ggml::sum_of_squares(w) / static_cast<float>(w.size()) : 0.0f;
   index_t misfit = -1;
   for (std::size_t col = 0; col < w.size(); col += block, dst += f.spec().block_bytes) {
     float padded[kMaxGgmlBlock], padded_importance[kMaxGgmlBlock];
@@ -167,7 +177,8 @@ inline void encode_wide_ggml_row(const Ggml& f, const EncodeRow& row, std::uint8
   }
   std::vector<std::uint8_t> blocks(
       static_cast<std::size_t>(f.sections(static_cast<index_t>(w.size()))[0].bytes_per_row));
-  const index_t misfit = encode_ggml_reference(f, w, row.importance, blocks.data());
+  const index_t misfit =
+      encode_ggml_reference(f, w, row.importance, ggml_row_mean_square(f, w, !row.importance.empty()), blocks.data());
   if (misfit >= 0 && !saturate)
     throw ValueError("encode " + f.scheme() + ": a scale of the block at row " + std::to_string(row.row) + ", column " +
                      std::to_string(misfit * spec.block) +
@@ -192,15 +203,25 @@ inline void Ggml::decode_block(const std::uint8_t* src, float* dst) const noexce
 }
 
 inline void Ggml::encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const {
+#if defined(BLOCKPACK_HEADERS_ONLY)
   const std::uint32_t top = detail::max_magnitude_bits(row.weights);
   if (top > std::bit_cast<std::uint32_t>(detail::kPlainGgmlWeight))
     return detail::encode_wide_ggml_row(*this, row, detail::bytes(dst[0]));
-  detail::encode_ggml_reference(*this, row.weights, row.importance, detail::bytes(dst[0]));
+  detail::encode_ggml_reference(*this, row.weights, row.importance,
+                                detail::ggml_row_mean_square(*this, row.weights, !row.importance.empty()),
+                                detail::bytes(dst[0]));
+#else
+  encode_compiled(row, detail::bytes(dst[0]));
+#endif
 }
 inline void Ggml::decode_row(std::span<const std::byte* const> src, index_t /*cols*/, index_t col,
                              std::span<float> dst) const {
   const std::uint8_t* blocks = detail::bytes(src[0]) + col / spec().block * spec().block_bytes;
+#if defined(BLOCKPACK_HEADERS_ONLY)
   detail::decode_ggml_reference(*this, blocks, dst);
+#else
+  decode_compiled(blocks, dst);
+#endif
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

@@ -144,8 +144,8 @@ static_assert(alignof(Q4K) == 1 && alignof(Q8K) == 1 && std::is_trivially_copyab
 /// The levels of IQ4_NL and IQ4_XS.
 inline constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                1,    13,   25,  38,  53,  69,  89,  113};
-/// The magnitudes of E2M1, doubled.
-inline constexpr std::uint8_t kE2m1Doubled[8] = {0, 1, 2, 3, 4, 6, 8, 12};
+/// The values of E2M1, doubled; code 8 is +0 in ggml.
+inline constexpr std::int8_t kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 }  // namespace ggml
 

@@ -149,8 +149,7 @@ inline std::uint8_t e2m1_code(float x, float scale) noexcept {
 }
 /// The value of an E2M1 code under half the scale.
 inline float e2m1_value(int code, float half_scale) noexcept {
-  const float magnitude = static_cast<float>(kE2m1Doubled[code & 7]) * half_scale;
-  return (code & 8) != 0 ? -magnitude : magnitude;
+  return static_cast<float>(kE2m1Doubled[code]) * half_scale;
 }
 
 /// Unsigned E4M3, half up; 448 at most, 0 for what rounds below 2^-9.
