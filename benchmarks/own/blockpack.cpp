@@ -9,8 +9,8 @@
 namespace bench {
 
 std::vector<std::string>& measured_schemes() {
-  static std::vector<std::string> schemes = {"int8-g128", "int8-row", "mxfp8-e4m3", "mxfp6-e2m3",
-                                             "bfp12-b32", "int4-g32", "mxfp4"};
+  static std::vector<std::string> schemes = {"int8-g128", "int8-row", "mxfp8-e4m3", "mxfp6-e2m3", "bfp12-b32",
+                                             "int4-g32",  "mxfp4",    "q4_0",       "q4_k"};
   return schemes;
 }
 
