@@ -56,14 +56,15 @@ int run(int argc, char** argv) {
 
   std::string model;
   auto* inspect = app.add_subcommand("inspect", "Tensors, entropies, most and least important blocks of a model");
-  inspect->add_option("MODEL", model, "A .safetensors file, an index or a folder")->required();
+  inspect->add_option("MODEL", model, "A .safetensors or .gguf file, an index or a folder")->required();
 
   example::CompressArguments c;
   auto* compress = app.add_subcommand("compress", "Compress a model by a recipe");
   compress->add_option("-r,--recipe", c.recipe, "A scheme such as int4-g32, or a JSON file (docs/recipe.md)")
       ->required();
   compress->add_option("IN", c.in, "The model")->required();
-  compress->add_option("OUT", c.out, "The compressed file; a folder with --shard-size")->required();
+  compress->add_option("OUT", c.out, "The compressed file, .safetensors or .gguf; a folder with --shard-size")
+      ->required();
   compress->add_option("--calibration", c.calibration, "Folder made by calibrate, for schemes such as int4-g32+gptq");
   compress->add_option("--budget", c.budget_mib, "Memory for panels in MiB")->check(CLI::Range(1, 1 << 20));
   compress->add_option("--shard-size", c.shard_mib, "Write shards of at most this many MiB")

@@ -62,7 +62,7 @@ int inspect(const std::string& path, const Execution& how) {
   const CompressedModel model = CompressedModel::open(path);
   fmt::print(
       "{}: {} tensors, {} MiB{}\n", path, model.names().size(), mebibytes(model.storage_bytes()),
-      model.is_compressed() ? fmt::format(", compressed (version {}) by {}", model.version(), model.recipe()) : "");
+      model.version() > 0 ? fmt::format(", compressed (version {}) by {}", model.version(), model.recipe()) : "");
   fmt::print("{:<44} {:<14} {:>12} {:>10} {:>12}\n", "tensor", "stored as", "shape", "MiB",
              model.is_compressed() ? "bits/weight" : "entropy bits");
   for (const std::string& name : model.names()) {

@@ -79,6 +79,7 @@ struct TensorStore::Impl {
   std::vector<std::unique_ptr<Shard>> shards;
   std::vector<fs::path> files;
   Metadata metadata;
+  std::optional<GgufFile> gguf;  // instead of shards
 
   std::optional<std::size_t> find(std::string_view name) const noexcept {
     const auto at = std::lower_bound(names.begin(), names.end(), name,
@@ -113,6 +114,16 @@ struct TensorStore::Impl {
     shard_of.assign(names.size(), 0);
   }
 
+  void add_gguf(const fs::path& path) {
+    gguf = GgufFile::open(path, limits);
+    files.push_back(path);
+    for (const GgufEntry& entry : gguf->metadata())
+      if (const auto* text = std::get_if<std::string>(&entry.value))
+        if (io_detail::valid_utf8_prefix(*text) == text->size()) metadata.emplace(entry.key, *text);
+    for (const GgufTensor& tensor : gguf->tensors()) names.push_back(tensor.name);
+    std::sort(names.begin(), names.end());
+  }
+
   void add_index(const fs::path& path) {
     const std::string text = read_file(path, limits.max_header_bytes);
     io_detail::ShardIndex index =
@@ -145,6 +156,8 @@ TensorStore TensorStore::open(const fs::path& path, const ReadLimits& limits) {
   impl->limits = limits;
   if (model.extension() == ".json") {
     impl->add_index(model);
+  } else if (model.extension() == ".gguf") {
+    impl->add_gguf(model);
   } else {
     impl->add_single(model);
   }
@@ -157,12 +170,14 @@ const std::vector<std::string>& TensorStore::names() const noexcept { return imp
 bool TensorStore::contains(std::string_view name) const noexcept { return impl_->find(name).has_value(); }
 const Metadata& TensorStore::metadata() const noexcept { return impl_->metadata; }
 const std::vector<fs::path>& TensorStore::files() const noexcept { return impl_->files; }
+const GgufFile* TensorStore::gguf() const noexcept { return impl_->gguf ? &*impl_->gguf : nullptr; }
 
 Tensor TensorStore::tensor(std::string_view name) const {
   const auto i = impl_->find(name);
   if (!i)
     throw ValueError(
         fmt::format("{}::tensor: there is no tensor '{}' among {}", kStore, printable(name), impl_->names.size()));
+  if (impl_->gguf) return impl_->gguf->tensor(name).stored();
   return impl_->file_of(*impl_->shards[impl_->shard_of[*i]]).tensor(name);
 }
 

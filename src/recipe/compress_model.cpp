@@ -7,6 +7,7 @@
 
 #include "blockpack/core/sha256.hpp"
 #include "blockpack/recipe/compressed_model.hpp"
+#include "recipe/gguf_model.hpp"
 #include "recipe/model_format.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -19,7 +20,7 @@ constexpr index_t kMeasureBytes = index_t{1} << 18;   // of decoded rows, per th
 constexpr std::size_t kCopyBytes = std::size_t{4} << 20;
 constexpr index_t kRowsPerTask = 16;
 
-/// One file or a folder of shards behind one face.
+/// A file of either container or a folder of shards behind one face.
 class ModelWriter {
  public:
   ModelWriter(const std::filesystem::path& out, std::vector<TensorSpec> specs, const Metadata& metadata,
@@ -31,14 +32,26 @@ class ModelWriter {
       file_.emplace(out, std::move(specs), metadata, reserve);
     }
   }
+  /// `source`: the GGUF file the model is made from, if it is one.
+  ModelWriter(const std::filesystem::path& out, std::vector<GgufTensorSpec> specs, const Metadata& metadata,
+              const GgufFile* source)
+      : source_(source) {
+    quantized_ = std::any_of(specs.begin(), specs.end(),
+                             [](const GgufTensorSpec& spec) { return !gguf_tensor_type_info(spec.type).dtype; });
+    gguf_.emplace(out, std::move(specs), gguf_metadata(source_, metadata, quantized_));
+  }
   void write(std::string_view tensor, std::uint64_t offset, std::span<const std::byte> bytes) {
-    if (file_)
+    if (gguf_)
+      gguf_->write(tensor, offset, bytes);
+    else if (file_)
       file_->write(tensor, offset, bytes);
     else
       shards_->write(tensor, offset, bytes);
   }
   void commit(const Metadata& metadata) {
-    if (file_)
+    if (gguf_)
+      gguf_->commit(gguf_metadata(source_, metadata, quantized_));
+    else if (file_)
       file_->commit(metadata);
     else
       shards_->commit(metadata);
@@ -47,6 +60,9 @@ class ModelWriter {
  private:
   std::optional<SafetensorsWriter> file_;
   std::optional<ShardedWriter> shards_;
+  std::optional<GgufWriter> gguf_;
+  const GgufFile* source_ = nullptr;
+  bool quantized_ = false;
 };
 
 /// Everything one run needs; a tensor at a time goes through it.
@@ -54,12 +70,21 @@ class Compressor {
  public:
   Compressor(const TensorStore& store, const Recipe& recipe, const std::filesystem::path& out,
              const CompressOptions& options, const Registry& registry)
-      : store_(store), options_(options) {
+      : store_(store), options_(options), gguf_(is_gguf(out)) {
+    if (gguf_ && options.max_shard_bytes > 0)
+      throw ValueError("compress_model: a GGUF file is not cut into shards; name a folder, or set no shard size");
     plan(recipe, registry);
     std::vector<TensorSpec> specs;
+    std::vector<GgufTensorSpec> gguf_specs;
     metadata_ = base_metadata(recipe);
-    for (std::size_t i = 0; i < tensors_.size(); ++i) declare(i, specs);
-    writer_.emplace(out, std::move(specs), metadata_, options.max_shard_bytes);
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      if (gguf_) gguf_specs.push_back(gguf_spec(tensors_[i].spec(), codecs_[i].get()));
+      declare(i, specs);
+    }
+    if (gguf_)
+      writer_.emplace(out, std::move(gguf_specs), metadata_, store.gguf());
+    else
+      writer_.emplace(out, std::move(specs), metadata_, options.max_shard_bytes);
   }
 
   CompressReport run() {
@@ -82,6 +107,13 @@ class Compressor {
     if (store_.metadata().find(kVersionKey) != store_.metadata().end())
       throw FormatError("compress_model: the input is a compressed model already; give the original model",
                         "AlreadyCompressed");
+    if (const GgufFile* gguf = store_.gguf())
+      for (const GgufTensor& tensor : gguf->tensors())
+        if (const GgufTensorTypeInfo& type = gguf_tensor_type_info(tensor.type); !type.dtype)
+          throw FormatError(
+              fmt::format("compress_model: tensor '{}' of the input is {} already; give the original model",
+                          tensor.name, type.name),
+              "AlreadyCompressed", -1, tensor.name);
     std::vector<RecipeTensor> names;
     for (const std::string& name : store_.names()) {
       tensors_.push_back(store_.tensor(name));
@@ -122,12 +154,14 @@ class Compressor {
       const Codec& codec = *codecs_[i];
       const MatrixShape shape = matrix_shape(tensor.shape);
       entry.scheme = codec.scheme();
-      metadata_[std::string(kTensorKey) + tensor.name] = to_string(TensorEntry{codec.format(), shape, tensor.dtype});
+      if (!gguf_)  // whose tensor types say it
+        metadata_[std::string(kTensorKey) + tensor.name] = to_string(TensorEntry{codec.format(), shape, tensor.dtype});
       check_calibration(tensor.name, codec, shape);
       for (const SectionSize& section : codec.sections(shape)) {
         specs.push_back(section_spec(codec, shape, tensor.name, section));
+        specs.back().name = stored_name(tensor, section);
         entry.stored_bytes += static_cast<std::uint64_t>(section.bytes);
-        if (store_.contains(specs.back().name))
+        if (!gguf_ && store_.contains(specs.back().name))
           throw FormatError(fmt::format("compress_model: the model has a tensor '{}', the name a section of '{}' takes",
                                         specs.back().name, tensor.name),
                             "NameCollision", -1, tensor.name);
@@ -165,6 +199,11 @@ class Compressor {
         (importance.cols != shape.cols || (importance.rows != 1 && importance.rows != shape.rows)))
       refuse(fmt::format("has the importance of a {} matrix, {} needed", blockpack::to_string(importance),
                          blockpack::to_string(shape)));
+  }
+
+  /// Of a section in the file. A tensor of GGUF has one section and keeps its name.
+  std::string stored_name(const Tensor& tensor, const SectionSize& section) const {
+    return gguf_ ? tensor.name : section_tensor_name(tensor.name, section.name);
   }
 
   void advance(std::uint64_t bytes) {
@@ -294,7 +333,7 @@ class Compressor {
         if (!sections[s].per_row && first > 0) continue;  // each panel has it whole
         const std::uint64_t offset = static_cast<std::uint64_t>(sections[s].bytes / shape.rows * first);
         hashes[s].update(bytes_of(s));
-        writer_->write(section_tensor_name(tensor.name, sections[s].name), offset, bytes_of(s));
+        writer_->write(stored_name(tensor, sections[s]), offset, bytes_of(s));
       }
       if (options_.measure) {
         std::vector<Section> views;
@@ -304,8 +343,7 @@ class Compressor {
       }
       advance(tensor.data.bytes.size() / static_cast<std::size_t>(shape.rows) * static_cast<std::size_t>(count));
     }
-    for (std::size_t s = 0; s < sections.size(); ++s)
-      set_hash(section_tensor_name(tensor.name, sections[s].name), hashes[s]);
+    for (std::size_t s = 0; s < sections.size(); ++s) set_hash(stored_name(tensor, sections[s]), hashes[s]);
   }
 
   static void read_panel(const Tensor& tensor, index_t first, MatrixView<float> w, const Execution& how) {
@@ -339,6 +377,7 @@ class Compressor {
 
   const TensorStore& store_;
   const CompressOptions& options_;
+  bool gguf_;  // what is written
   std::vector<Tensor> tensors_;
   std::vector<std::shared_ptr<const Codec>> codecs_;  // null: kept
   std::optional<ModelWriter> writer_;

@@ -11,6 +11,7 @@
 
 #include "blockpack/core/dense.hpp"
 #include "blockpack/core/sha256.hpp"
+#include "recipe/gguf_model.hpp"
 #include "recipe/model_format.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -57,15 +58,17 @@ CompressedModel CompressedModel::open(const std::filesystem::path& path, const R
   model.path_ = path;
   if (const auto version = store.metadata().find(kVersionKey); version != store.metadata().end()) {
     model.version_ = parse_version(version->second);
-    model.read_metadata(store, registry);
+    model.read_metadata(store);
+    if (store.gguf() == nullptr) model.read_sections(store, registry);
   }
+  if (store.gguf() != nullptr) model.read_blocks(*store.gguf(), registry);
   std::set<std::string_view> sections;
   for (const CompressedTensor& t : model.compressed_)
     for (const Tensor& stored : t.stored) sections.insert(stored.name);
   for (const std::string& name : store.names()) {
     const Tensor tensor = store.tensor(name);
     model.storage_bytes_ += tensor.data.bytes.size();
-    if (model.is_compressed() && model.hashes_.find(name) == model.hashes_.end())
+    if (model.has_hashes() && model.hashes_.find(name) == model.hashes_.end())
       fail(fmt::format("tensor '{}' has no {} entry", name, kHashKey), name);
     if (sections.count(name) != 0) continue;
     if (model.find_compressed(name) != nullptr)
@@ -78,7 +81,7 @@ CompressedModel CompressedModel::open(const std::filesystem::path& path, const R
   return model;
 }
 
-void CompressedModel::read_metadata(const TensorStore& store, const Registry& registry) {
+void CompressedModel::read_metadata(const TensorStore& store) {
   const Metadata& metadata = store.metadata();
   const auto recipe = metadata.find(kRecipeKey);
   if (recipe == metadata.end()) fail(fmt::format("{} is missing", kRecipeKey));
@@ -88,8 +91,11 @@ void CompressedModel::read_metadata(const TensorStore& store, const Registry& re
     if (!store.contains(name)) fail(fmt::format("there is a hash of '{}' but no such tensor", name), name);
     hashes_.emplace(name, digest);
   });
+}
+
+void CompressedModel::read_sections(const TensorStore& store, const Registry& registry) {
   std::map<std::string, std::shared_ptr<const Codec>, std::less<>> codecs;
-  for_each_with_prefix(metadata, kTensorKey, [&](const std::string& name, const std::string& text) {
+  for_each_with_prefix(store.metadata(), kTensorKey, [&](const std::string& name, const std::string& text) {
     const auto entry = parse_tensor_entry(text);
     if (!entry)
       fail(fmt::format("the entry of '{}' is \"{}\", <scheme> <rows>x<columns> <dtype> needed", name,
@@ -117,6 +123,41 @@ void CompressedModel::read_metadata(const TensorStore& store, const Registry& re
     }
     compressed_.push_back(std::move(tensor));
   });
+}
+
+void CompressedModel::read_blocks(const GgufFile& file, const Registry& registry) {
+  std::map<GgufTensorType, std::shared_ptr<const Codec>> codecs;
+  const auto codec_of = [&](GgufTensorType type) {
+    const auto [at, is_new] = codecs.try_emplace(type);
+    if (is_new) {
+      const std::string scheme = scheme_of(type);
+      const auto families = registry.families();
+      const bool known = std::any_of(families.begin(), families.end(), [&](const SchemeFamily& family) {
+        const std::string& name = parse_scheme(scheme).format.text;
+        return std::find(family.names.begin(), family.names.end(), name) != family.names.end();
+      });
+      if (known) at->second = registry.codec(scheme);
+    }
+    return at->second;
+  };
+  for (const GgufTensor& tensor : file.tensors()) {
+    if (gguf_tensor_type_info(tensor.type).dtype || tensor.data.bytes.empty()) continue;
+    const std::shared_ptr<const Codec> codec = codec_of(tensor.type);
+    if (codec == nullptr) continue;  // a type without an operator stays bytes
+    const index_t cols = tensor.shape.back();
+    const MatrixShape shape{element_count(tensor.shape) / cols, cols};
+    Tensor stored = tensor.stored();
+    stored.shape = {shape.rows, stored.shape.back()};
+    const std::vector<SectionSize> sizes = codec->sections(shape);
+    if (sizes.size() != 1 || std::cmp_not_equal(sizes[0].bytes, stored.data.bytes.size()))
+      fail(fmt::format("tensor '{}' of type {} has other bytes than scheme {}", tensor.name,
+                       gguf_tensor_type_info(tensor.type).name, codec->scheme()),
+           tensor.name);
+    compressed_.push_back(
+        {tensor.name, codec->scheme(), shape, Dtype::f32, codec, {{sizes[0].name, stored.data}}, {stored}});
+  }
+  std::sort(compressed_.begin(), compressed_.end(),
+            [](const CompressedTensor& a, const CompressedTensor& b) { return a.name < b.name; });
 }
 
 bool CompressedModel::contains(std::string_view name) const noexcept {
@@ -173,8 +214,7 @@ void CompressedModel::read_rows(std::string_view name, index_t first_row, Matrix
 }
 
 std::vector<HashCheck> CompressedModel::verify_hashes(const Execution& how) const {
-  if (!is_compressed())
-    throw ValueError("verify_hashes: this is a plain model, which holds no hashes; give a compressed one");
+  if (!has_hashes()) throw ValueError("verify_hashes: the model holds no hashes; give one that compress_model wrote");
   std::vector<Tensor> stored = kept_;
   for (const CompressedTensor& t : compressed_) stored.insert(stored.end(), t.stored.begin(), t.stored.end());
   std::sort(stored.begin(), stored.end(), [](const Tensor& a, const Tensor& b) { return a.name < b.name; });

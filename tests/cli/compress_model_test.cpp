@@ -92,6 +92,25 @@ TEST_CASE("compress, verify and evaluate work together", "[cli][smoke]") {
   CHECK(has(damaged.err, "is damaged; compress the original again"));
 }
 
+TEST_CASE("compress, inspect, verify and evaluate take GGUF files", "[cli]") {
+  const TemporaryFolder folder;
+  const std::string out = folder / "small.gguf";
+  const ProcessResult compressed = run({"compress", "--recipe", "q4_0", kModel.string(), out});
+  REQUIRE(compressed.exit_code == 0);
+  CHECK(has(compressed.out, "4.500 bits per weight"));
+  const ProcessResult inspected = run({"inspect", out});
+  CHECK(inspected.exit_code == 0);
+  CHECK(has(inspected.out, "layers.0.q_proj.weight"));
+  CHECK(has(inspected.out, " q4_0 "));
+  const ProcessResult verified = run({"verify", out, "--original", kModel.string()});
+  CHECK(verified.exit_code == 0);
+  CHECK(has(verified.out, "stored tensors are intact"));
+  CHECK(run({"evaluate", out, "--windows", "2"}).exit_code == 0);
+  check_refused(run({"compress", "--recipe", "int4-g32", kModel.string(), out}),
+                "GGUF has no type for scheme int4-g32");
+  check_refused(run({"compress", "--recipe", "q4_k", kModel.string(), out}), "128 columns");
+}
+
 TEST_CASE("calibrate writes two arrays per matrix", "[cli]") {
   const TemporaryFolder folder;
   const fs::path text = folder / "short.bin";

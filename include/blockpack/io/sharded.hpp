@@ -4,7 +4,7 @@
 /// Models in one file or in many: `TensorStore` reads both through one vocabulary, `ShardedWriter` writes them.
 ///
 /// A sharded model is a folder with `model-00001-of-0000N.safetensors` … and `model.safetensors.index.json`, whose
-/// `weight_map` says which file holds which tensor.
+/// `weight_map` says which file holds which tensor. A GGUF file is read as well.
 
 #include <cstdint>
 #include <filesystem>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "blockpack/core/config.hpp"
+#include "blockpack/io/gguf.hpp"
 #include "blockpack/io/safetensors.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -22,13 +23,13 @@ namespace blockpack::inline BLOCKPACK_ABI {
 /// of threads may use one store.
 class BLOCKPACK_API TensorStore {
  public:
-  /// `path` is a .safetensors file, an index (a name that ends in `.json`), or a folder. In a folder
-  /// `model.safetensors` comes first, then `model.safetensors.index.json`, then the only `*.safetensors.index.json`,
-  /// then the only `*.safetensors`.
+  /// `path` is a .safetensors file, a GGUF file (a name that ends in `.gguf`), an index (`.json`), or a folder. In a
+  /// folder `model.safetensors` comes first, then `model.safetensors.index.json`, then the only
+  /// `*.safetensors.index.json`, then the only `*.safetensors`.
   ///
-  /// Errors:  IoError when there is none, or no single one, or it cannot be read; FormatError as SafetensorsFile::open,
-  ///          and for an index: InvalidIndex, DuplicateKey, LimitExceeded, UnsafeShardName (a separator, a control
-  ///          character, `..`, empty).
+  /// Errors:  IoError when there is none, or no single one, or it cannot be read; FormatError as SafetensorsFile::open
+  ///          or GgufFile::open, and for an index: InvalidIndex, DuplicateKey, LimitExceeded, UnsafeShardName (a
+  ///          separator, a control character, `..`, empty).
   static TensorStore open(const std::filesystem::path& path, const ReadLimits& limits = {});
 
   /// All names in ascending order.
@@ -41,8 +42,13 @@ class BLOCKPACK_API TensorStore {
   ///          (MissingTensor) when a file lacks a tensor that the index puts into it.
   Tensor tensor(std::string_view name) const;
 
-  /// `__metadata__` of a single file; of a sharded model the string entries of the index' "metadata".
+  /// `__metadata__` of a single file; of a sharded model the string entries of the index' "metadata"; of a GGUF file
+  /// its entries that are UTF-8 strings.
   const Metadata& metadata() const noexcept;
+
+  /// The file of a GGUF model, with its metadata of all types and its quantized tensors, which `tensor` gives as U8;
+  /// nullptr for any other.
+  const GgufFile* gguf() const noexcept;
 
   /// The files of the model, in ascending order; one for a single file.
   const std::vector<std::filesystem::path>& files() const noexcept;

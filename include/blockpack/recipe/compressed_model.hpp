@@ -3,8 +3,9 @@
 
 /// Compressing a model by a recipe, and using the result. A compressed model is a valid safetensors file: the sections
 /// of each compressed matrix are U8 tensors named `<tensor>:<section>`, kept tensors stay what they were, and
-/// `__metadata__` says what is what (docs/formats/compressed_model.md). The same input, recipe and library version give
-/// the same bytes on every machine and for every number of threads.
+/// `__metadata__` says what is what (docs/formats/compressed_model.md). It may also be a GGUF file, as ggml writes and
+/// reads it: then each matrix is one tensor under its own name, and its type is the scheme. The same input, recipe and
+/// library version give the same bytes on every machine and for every number of threads.
 
 #include <cstdint>
 #include <filesystem>
@@ -62,9 +63,14 @@ struct CompressReport {
   BLOCKPACK_API ErrorStats error() const;
 };
 
-/// Compresses the model at `in` (file, index or folder) into `out`.
+/// Compresses the model at `in` (file, index or folder) into `out`, a GGUF file when its name ends in `.gguf`.
 ///
-/// Errors:  FormatError for an unreadable model, a recipe that matches nothing or an input that is compressed already;
+/// GGUF takes the schemes of ggml's blocks (`q4_0` … `tq2_0`, `ggml-mxfp4`, `ggml-nvfp4`), `f32`, `fp16` and `bf16`,
+/// rows of whole blocks, and keeps tensors of F32, F16, BF16, F64 and I8 to I64 only; anything else is refused before a
+/// file is made. From a GGUF input its metadata are taken over with their types.
+///
+/// Errors:  UnsupportedError and ShapeError that name the tensor for what GGUF cannot hold;
+///          FormatError for an unreadable model, a recipe that matches nothing or an input that is compressed already;
 ///          ValueError that names tensor and scheme when a scheme needs calibration and there is none, or one of
 ///          another shape;
 ///          ValueError that names tensor, row and column for weights that are not finite; IoError from the system;
@@ -79,7 +85,7 @@ struct CompressedTensor {
   std::string name;
   std::string scheme;  ///< canonical
   MatrixShape shape;
-  Dtype source_dtype = Dtype::f32;
+  Dtype source_dtype = Dtype::f32;  ///< F32 in a GGUF file, which does not say
   std::shared_ptr<const Codec> codec;
   std::vector<Section> sections;  ///< views of the mapped file
   std::vector<Tensor> stored;     ///< the same as tensors of the file
@@ -91,12 +97,15 @@ struct CompressedTensor {
 
 /// Whether one stored tensor still has the bytes that were written.
 struct HashCheck {
-  std::string name;  ///< as in the file: `<tensor>:<section>`, or the name of a kept tensor
+  std::string name;  ///< as in the file: `<tensor>:<section>`, or the name of a kept tensor or one of GGUF
   bool intact = false;
 };
 
 /// An opened model, compressed or plain: matrices as operators, everything else as tensors. A plain model (an ordinary
-/// safetensors file or folder) is one in which everything is kept. Immutable; copies share the mapping.
+/// safetensors file or folder) is one in which everything is kept. In a GGUF file, whoever wrote it, the tensors of
+/// block types that the registry has as schemes are compressed; one of more than two dimensions is a matrix with the
+/// last as its columns. Types without a scheme are kept as U8, the bytes of a row last. Immutable; copies share the
+/// mapping.
 class BLOCKPACK_API CompressedModel {
  public:
   /// Maps the files and checks headers and metadata; no payload is read.
@@ -106,9 +115,10 @@ class BLOCKPACK_API CompressedModel {
   ///          fit the tensors, UnknownScheme for a scheme the registry lacks; UnsupportedError for a newer version.
   static CompressedModel open(const std::filesystem::path& path, const Registry& registry = Registry::standard());
 
-  bool is_compressed() const noexcept { return version_ > 0; }
-  int version() const noexcept { return version_; }                     ///< of the format; 0 for a plain model
-  const std::string& recipe() const noexcept { return recipe_; }        ///< JSON; empty for a plain model
+  bool is_compressed() const noexcept { return version_ > 0 || !compressed_.empty(); }
+  bool has_hashes() const noexcept { return version_ > 0; }
+  int version() const noexcept { return version_; }                     ///< of the format; 0 when others wrote the file
+  const std::string& recipe() const noexcept { return recipe_; }        ///< JSON; empty when others wrote the file
   const std::filesystem::path& path() const noexcept { return path_; }  ///< as given to open
 
   /// The names of the model before compression, ascending.
@@ -136,7 +146,7 @@ class BLOCKPACK_API CompressedModel {
   /// Bytes of all stored tensors.
   std::uint64_t storage_bytes() const noexcept { return storage_bytes_; }
 
-  /// Hashes every stored tensor and compares. ValueError for a plain model, which holds no hashes.
+  /// Hashes every stored tensor and compares. ValueError for a model that holds no hashes.
   std::vector<HashCheck> verify_hashes(const Execution& how = {}) const;
 
   /// Error of each compressed tensor against the original model, in the order of compressed().
@@ -145,7 +155,9 @@ class BLOCKPACK_API CompressedModel {
 
  private:
   CompressedModel() = default;
-  void read_metadata(const TensorStore& store, const Registry& registry);
+  void read_metadata(const TensorStore& store);
+  void read_sections(const TensorStore& store, const Registry& registry);
+  void read_blocks(const GgufFile& file, const Registry& registry);
 
   std::filesystem::path path_;
   int version_ = 0;
