@@ -126,6 +126,7 @@ int run(int argc, char** argv) {
   bench::add_matmul_rows(suite, contestants, options);
   bench::add_codec_rows(suite, options);
   bench::add_entropy_rows(suite, options);
+  bench::add_rounding_rows(suite, options);
   if (list) return suite.list(filter);
 
   std::vector<char*> arguments;

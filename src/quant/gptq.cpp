@@ -14,6 +14,8 @@ namespace {
 
 /// Columns that are rounded one by one before the engine carries their errors on.
 constexpr index_t kStep = 32;
+/// Rows that are rounded side by side.
+constexpr index_t kLanes = 8;
 
 /// order[p] = column of turn p.
 std::vector<index_t> column_order(const GramMatrix& h, bool by_diagonal) {
@@ -96,6 +98,16 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
         grids.fit(r, g, values, {});
       }
     });
+  // Grids that no longer change are kept at hand; blocks matter to the fits alone, and may then be larger.
+  const index_t block = fit_first ? std::max<index_t>(options.block, 512) : options.block;
+  std::vector<Grid> fixed;
+  if (fit_first) {
+    fixed.assign(static_cast<std::size_t>(checked_mul(rows, grids.groups(), "gptq")), Grid(0, 0, 0.0f));
+    for_rows([&](index_t r) {
+      for (index_t g = 0; g < grids.groups(); ++g)
+        fixed[static_cast<std::size_t>(r * grids.groups() + g)] = grids.grid(r, g);
+    });
+  }
   const bool natural_groups = fit_first || !options.act_order;  // groups are runs of columns, not of turns
 
   // By position: weights at first, the errors of those that had their turn later. q is kept by position until the end.
@@ -105,16 +117,72 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
     for (index_t t = 0; t < n; ++t) errors(r, t) = weight(r, order[static_cast<std::size_t>(n - 1 - t)]);
   });
   // Weights that have seen the errors of earlier blocks: those of this block and the rest of the last group in it.
-  auto panel_memory = AlignedBuffer<float>::uninitialized(
-      checked_mul(rows, std::min(n, options.block + (fit_first ? 0 : size)), "gptq"));
+  auto panel_memory =
+      AlignedBuffer<float>::uninitialized(checked_mul(rows, std::min(n, block + (fit_first ? 0 : size)), "gptq"));
+  MatrixView<float> panel;
   std::vector<double> losses(static_cast<std::size_t>(rows), 0.0);
 
-  for (index_t begin = 0; begin < n; begin += options.block) {
-    const index_t end = std::min(n, begin + options.block);
+  const MatrixView<const float> read = errors;
+  index_t low = 0;  // position of the panel's first column
+
+  // Rounds the positions [bottom, top) of a few rows, side by side so that updates are vectors over the rows.
+  const auto round_lanes = [&](index_t first_row, index_t bottom, index_t top, const float(&updates)[kStep][kStep]) {
+    const index_t lanes = std::min(kLanes, rows - first_row), count = top - bottom;
+    float values[kStep][kLanes] = {}, chosen[kStep][kLanes] = {}, error[kLanes] = {};
+    double loss[kLanes] = {};
+    for (index_t lane = 0; lane < lanes; ++lane)
+      for (index_t s = 0; s < count; ++s) values[s][lane] = panel(first_row + lane, bottom - low + s);
+    for (index_t s = count - 1; s >= 0; --s) {
+      const index_t turn = n - 1 - (bottom + s);
+      const index_t g = (natural_groups ? order[static_cast<std::size_t>(turn)] : turn) / size;
+      const float pivot = updates[s][s];
+      for (index_t lane = 0; lane < lanes; ++lane) {
+        const index_t r = first_row + lane;
+        const float value = values[s][lane];
+        chosen[s][lane] = fixed.empty() ? grids.grid(r, g).nearest(value)
+                                        : fixed[static_cast<std::size_t>(r * grids.groups() + g)].nearest(value);
+        error[lane] = (chosen[s][lane] - value) / pivot;
+        loss[lane] += static_cast<double>(error[lane]) * static_cast<double>(error[lane]);
+        values[s][lane] = error[lane];
+      }
+      for (index_t t = 0; t < s; ++t)
+        for (index_t lane = 0; lane < kLanes; ++lane) values[t][lane] += error[lane] * updates[s][t];
+    }
+    for (index_t lane = 0; lane < lanes; ++lane) {
+      const index_t r = first_row + lane;
+      for (index_t s = 0; s < count; ++s) {
+        errors(r, bottom + s) = values[s][lane];
+        q(r, bottom + s) = chosen[s][lane];
+      }
+      losses[static_cast<std::size_t>(r)] += loss[lane];
+    }
+  };
+  // Halves, so that most errors are carried on by large products.
+  const auto round = [&](const auto& self, index_t bottom, index_t top) -> void {
+    if (top - bottom <= kStep) {
+      float updates[kStep][kStep] = {};  // columns of Y, contiguous
+      for (index_t s = 0; s < top - bottom; ++s)
+        for (index_t t = 0; t <= s; ++t) updates[s][t] = y(bottom + t, bottom + s);
+      parallel_for(step, ceil_div(rows, kLanes),
+                   [&](index_t task) { round_lanes(task * kLanes, bottom, top, updates); });
+      how.throw_if_stopped();
+      how.report(0.3 + 0.7 * static_cast<double>(n - bottom) / static_cast<double>(n));
+      return;
+    }
+    const index_t middle = top - round_up(ceil_div(top - bottom, 2), kStep);
+    self(self, middle, top);
+    const MatrixView<float> rest = panel.block(0, bottom - low, rows, middle - bottom);
+    quant::multiply(read.block(0, middle, rows, top - middle), y.block(bottom, middle, middle - bottom, top - middle),
+                    MatrixView<const float>(rest), rest, step);
+    self(self, bottom, middle);
+  };
+
+  for (index_t begin = 0; begin < n; begin += block) {
+    const index_t end = std::min(n, begin + block);
     const index_t seen = fit_first ? end : std::min(n, std::max(end, ceil_div(end, size) * size));
-    const index_t width = seen - begin, low = n - seen;  // positions [low, n - begin)
-    const MatrixView<float> panel(panel_memory.data(), rows, width);
-    const MatrixView<const float> read = errors;
+    const index_t width = seen - begin;  // positions [low, n - begin)
+    low = n - seen;
+    panel = MatrixView<float>(panel_memory.data(), rows, width);
     if (begin > 0)
       quant::multiply(read.block(0, n - begin, rows, begin), y.block(low, n - begin, width, begin),
                       read.block(0, low, rows, width), panel, step);
@@ -134,38 +202,7 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
           grids.fit(r, p / size, group, columns);
         }
       });
-    for (index_t top = n - begin; top > n - end; top -= kStep) {  // positions [bottom, top)
-      const index_t bottom = std::max(n - end, top - kStep), count = top - bottom, done = n - begin - top;
-      const MatrixView<float> part = panel.block(0, bottom - low, rows, count);
-      if (done > 0)
-        quant::multiply(read.block(0, top, rows, done), y.block(bottom, top, count, done),
-                        MatrixView<const float>(part), part, step);
-      float updates[kStep][kStep];  // columns of Y, contiguous
-      for (index_t s = 0; s < count; ++s)
-        for (index_t t = 0; t < count; ++t) updates[s][t] = y(bottom + t, bottom + s);
-      for_rows([&](index_t r) {
-        float* values = part.row_data(r);
-        index_t fitted = -1;
-        Grid grid(0, 0, 0.0f);
-        double loss = 0.0;
-        for (index_t s = count - 1; s >= 0; --s) {
-          const index_t turn = n - 1 - (bottom + s);
-          const index_t col = order[static_cast<std::size_t>(turn)];
-          const index_t g = (natural_groups ? col : turn) / size;
-          if (g != fitted) grid = grids.grid(r, g);
-          fitted = g;
-          const float chosen = grid.nearest(values[s]);
-          const float error = (chosen - values[s]) / updates[s][s];
-          for (index_t t = 0; t < s; ++t) values[t] += error * updates[s][t];
-          errors(r, bottom + s) = error;
-          q(r, bottom + s) = chosen;
-          loss += static_cast<double>(error) * static_cast<double>(error);
-        }
-        losses[static_cast<std::size_t>(r)] += loss;
-      });
-    }
-    how.throw_if_stopped();
-    how.report(0.3 + 0.7 * static_cast<double>(end) / static_cast<double>(n));
+    round(round, n - end, n - begin);
   }
   for_rows([&](index_t r) {
     const std::vector<float> chosen(q.row(r).begin(), q.row(r).end());

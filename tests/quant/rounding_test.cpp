@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "blockpack/quant.hpp"
+#include "blockpack/quant/ggml_grid.hpp"
 #include "quant/golden_cases.hpp"
 #include "quant/rounded.hpp"
 #include "quant/synthetic_layer.hpp"
@@ -136,6 +137,23 @@ TEMPLATE_TEST_CASE("what GPTQ chose is what the stored matrix decodes to, for an
     descend(layer.w(), layer.h, grids, q);
     CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
   }
+}
+
+TEST_CASE("rounding works on ggml's blocks with one scale and refuses the others", "[quant]") {
+  const SyntheticLayer layer({7, 75}, 150, 0.6f, 5);
+  for (const GgmlType type : {GgmlType::q4_0, GgmlType::q5_0, GgmlType::q8_0, GgmlType::iq4_nl}) {
+    const Ggml format{type};
+    CAPTURE(format.scheme());
+    FormatGrids<Ggml> grids(format, layer.shape);
+    std::vector<float> chosen(layer.weights.size());
+    const MatrixView<float> q(chosen.data(), layer.shape.rows, layer.shape.cols);
+    gptq(layer.w(), layer.h, grids, q);
+    descend(layer.w(), layer.h, grids, q);
+    CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
+    const double plain = loss_of(layer, QuantizedMatrix<Ggml>::encode(layer.w(), format));
+    CHECK(layer_loss(layer.w(), q, layer.h) < 0.7 * plain);
+  }
+  CHECK_THROWS_WITH(round_gptq(Ggml{GgmlType::q4_k}, layer.w(), layer.h), Catch::Contains("q4_k has no grid"));
 }
 
 TEST_CASE("GPTQ and coordinate descent lower the loss of plain rounding by what is expected of them", "[quant]") {

@@ -76,8 +76,15 @@ class Grid {
 
   /// The unit nearest to u; the first or the last one beyond the ends.
   float nearest_unit(float u) const noexcept {
-    if (table_ == nullptr) return std::clamp(round_half_even(u), low_, high_);
-    return table_->units[index_of(u)];
+    if (table_ != nullptr) return table_->units[index_of(u)];
+    // Half to even without branches: what a rounding algorithm does with every weight.
+    const float inside = std::clamp(u, low_ - 1.0f, high_ + 1.0f);
+    const auto integer = static_cast<std::int32_t>(inside);
+    const float fraction = inside - static_cast<float>(integer);  // exact
+    const int odd = integer & 1;
+    const int up = static_cast<int>(fraction > 0.5f) | (static_cast<int>(fraction == 0.5f) & odd);
+    const int down = static_cast<int>(fraction < -0.5f) | (static_cast<int>(fraction == -0.5f) & odd);
+    return std::clamp(static_cast<float>(integer + up - down), low_, high_);
   }
   /// The unit `steps` places further up, at most the last one (down for negative steps).
   float neighbour_unit(float unit, int steps) const noexcept {
