@@ -10,5 +10,6 @@ namespace blockpack::recipe_detail {
 void add_dense_families(Registry& registry);  ///< f32, bf16, fp16
 void add_quant_families(Registry& registry);  ///< block floating point, MX, group integers
 void add_ggml_families(Registry& registry);   ///< the blocks of ggml
+void add_hadamard_family(Registry& registry);  ///< a rotation of the input before another format
 
 }  // namespace blockpack::recipe_detail

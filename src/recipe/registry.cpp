@@ -22,6 +22,7 @@ const Registry& Registry::standard() {
     recipe_detail::add_dense_families(r);
     recipe_detail::add_quant_families(r);
     recipe_detail::add_ggml_families(r);
+    recipe_detail::add_hadamard_family(r);
     return r;
   }();
   return registry;

@@ -6,6 +6,7 @@
 #include "blockpack/core/compose.hpp"
 #include "blockpack/core/dense.hpp"
 #include "blockpack/quant.hpp"
+#include "blockpack/quant/input_transforms.hpp"
 #include "support/budget.hpp"
 #include "support/random.hpp"
 
@@ -109,6 +110,70 @@ Operator composed() {
   return form;
 }
 
+/// A quantized matrix behind a transform of its input: a rotation or a scale of every feature.
+template <class Inner, class MakeInner>
+Operator transformed(const char* name, const MakeInner& make_inner) {
+  using Op = Compose<RowMatrix<Mx>, Inner>;
+  Operator form;
+  form.name = name;
+  form.make = [make_inner](MatrixShape shape, std::uint64_t seed) -> AnyLinear {
+    const std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
+    return Op(RowMatrix<Mx>::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols)), make_inner(shape.cols));
+  };
+  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
+    const std::vector<Section> sections = op.sections();
+    return Op::from_sections(shape, op.get_if<Op>()->parameters(), sections);
+  };
+  // The inner product runs in float32 whatever the mode: each middle value has at most 8 roundings of its sum of
+  // magnitudes, and is then an operand of the outer product.
+  form.checker = [](const AnyLinear& any) -> Operator::Check {
+    const Op& op = *any.get_if<Op>();
+    return [outer = decode(op.outer()), inner = decode(op.inner())](std::span<const float> x, std::span<const float>,
+                                                                    index_t n, Activations mode) {
+      const std::size_t in = x.size();
+      const std::span<const float> weights = std::span(outer).subspan(static_cast<std::size_t>(n) * in, in);
+      ProductCheck check;
+      std::vector<float> largest;
+      for (std::size_t j = 0; j < in; ++j) {
+        double middle = 0, magnitude = 0;
+        for (std::size_t i = j / 64 * 64; i < std::min(in, j / 64 * 64 + 64); ++i) {  // no block is wider
+          const double p = static_cast<double>(x[i]) * static_cast<double>(inner[j * in + i]);
+          middle += p;
+          magnitude += std::abs(p);
+        }
+        const double error = gamma_bound(8) * magnitude;
+        check.value += static_cast<double>(weights[j]) * middle;
+        check.bound += std::abs(static_cast<double>(weights[j])) * error;
+        largest.push_back(static_cast<float>((std::abs(middle) + error) * (1 + 0x1p-23)));
+      }
+      check.bound += check_product(largest, weights, mode, false).bound;
+      return check;
+    };
+  };
+  form.transpose_checker = [](const AnyLinear& any) -> Operator::TransposeCheck {
+    const Op& op = *any.get_if<Op>();
+    return [outer = decode(op.outer()), inner = decode(op.inner()), in = static_cast<std::size_t>(op.in_features())](
+               std::span<const float> y, std::span<const float>, index_t k) {
+      std::vector<float> weights;
+      std::vector<std::size_t> middle;
+      for (std::size_t j = 0; j < in; ++j)
+        if (inner[j * in + static_cast<std::size_t>(k)] != 0.0f) {
+          weights.push_back(inner[j * in + static_cast<std::size_t>(k)]);
+          middle.push_back(j);
+        }
+      std::vector<float> column(y.size());
+      return through(
+          y,
+          [&](std::size_t j) {
+            for (std::size_t n = 0; n < y.size(); ++n) column[n] = outer[n * in + middle[j]];
+            return std::span<const float>(column);
+          },
+          weights, Activations::f32);
+    };
+  };
+  return form;
+}
+
 }  // namespace
 
 const std::vector<Operator>& operators() {
@@ -120,6 +185,14 @@ const std::vector<Operator>& operators() {
       rows(DenseFormat<bf16>{}, PackPolicy::none()),
       rows(DenseFormat<fp16>{}),
       composed(),
+      transformed<BlockHadamard>("hadamard-b32", [](index_t features) { return BlockHadamard(features, 32); }),
+      transformed<ChannelScale>("channel-scale",
+                                [](index_t features) {
+                                  std::vector<float> scales(static_cast<std::size_t>(features));
+                                  for (std::size_t j = 0; j < scales.size(); ++j)
+                                    scales[j] = 0.25f + 0.125f * static_cast<float>(j % 13);
+                                  return ChannelScale(scales);
+                                }),
       rows(Bfp{.mantissa_bits = 4, .block = 32}),
       rows(Bfp{.mantissa_bits = 11, .block = 16}),
       rows(Mx{.element = MxElement::e4m3}),
