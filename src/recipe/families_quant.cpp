@@ -8,6 +8,7 @@
 #include "blockpack/quant/mx.hpp"
 #include "blockpack/quant/nf4.hpp"
 #include "blockpack/quant/nvfp4.hpp"
+#include "blockpack/quant/ofq.hpp"
 #include "blockpack/quant/ternary.hpp"
 #include "blockpack/recipe/rounding_codec.hpp"
 #include "recipe/families.hpp"
@@ -88,6 +89,15 @@ std::shared_ptr<const Codec> make_nf4(const Scheme& scheme) {
   Nf4 format;
   format.block = static_cast<int>(fields.number('b', {32, 64, 128}).value_or(64));
   fields.finish("b<32|64|128>");
+  return make_rounding_codec(format, scheme, false);
+}
+
+std::shared_ptr<const Codec> make_statsq(const Scheme& scheme) {
+  SchemeFields fields(scheme);
+  StatsQ format;
+  format.bits = static_cast<int>(fields.format_number("statsq", 2, 4));
+  format.multiplier_100 = static_cast<int>(fields.number('x', 1, 10000).value_or(200));
+  fields.finish("x<hundredths of the multiplier, 1 to 10000>");
   return make_rounding_codec(format, scheme, false);
 }
 
@@ -189,6 +199,11 @@ void add_ternary(Registry& registry) {
        {"ternary-tensor", "BitNet b1.58: one scale for the matrix"},
        {"ternary-tensor-base3", "BitNet b1.58 with 64 weights in 13 bytes"}},
       rounding_algorithms<Ternary>(), make_ternary);
+  add(registry, "statsq<2|3|4>[-x<1 to 10000>]", {"statsq2", "statsq3", "statsq4"},
+      {{"statsq2", "OFQ's StatsQ: 2 bits without a level at zero, a binary16 scale for a row"},
+       {"statsq3", "StatsQ in 3 bits"},
+       {"statsq4-x260", "StatsQ in 4 bits with the scale 2.6 * mean in place of 2 * mean"}},
+      rounding_algorithms<StatsQ>(), make_statsq);
 }
 
 }  // namespace

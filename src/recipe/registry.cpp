@@ -23,6 +23,7 @@ const Registry& Registry::standard() {
     recipe_detail::add_quant_families(r);
     recipe_detail::add_ggml_families(r);
     recipe_detail::add_hadamard_family(r);
+    recipe_detail::add_ptq161_family(r);
     return r;
   }();
   return registry;

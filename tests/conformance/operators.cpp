@@ -39,6 +39,22 @@ Operator rows(const Format& format, PackPolicy policy = {}) {
   return form;
 }
 
+/// PTQ1.61 without a fit; its channels are chosen by the weights themselves.
+Operator ptq161() {
+  Operator form = rows(Nf4{});  // the checks of a decoded matrix
+  form.name = "ptq1.61";
+  form.make = [](MatrixShape shape, std::uint64_t seed) -> AnyLinear {
+    const std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
+    std::vector<float> statistic(static_cast<std::size_t>(shape.cols), 1.0f);
+    for (std::size_t i = 0; i < std::min(w.size(), statistic.size()); ++i) statistic[i] = std::abs(w[i]);
+    return Ptq161Matrix::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols), statistic);
+  };
+  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
+    return Ptq161Matrix::from_sections(shape, {}, op.sections());
+  };
+  return form;
+}
+
 std::vector<float> decode(const auto& op) {
   std::vector<float> w(static_cast<std::size_t>(op.out_features() * op.in_features()));
   for (index_t i = 0; i < op.out_features(); ++i)
@@ -208,6 +224,8 @@ const std::vector<Operator>& operators() {
       rows(Nvfp4{}),
       rows(Nf4{}),
       rows(Ternary{}),
+      rows(StatsQ{.bits = 3}),
+      ptq161(),
       rows(Ternary{Ternary::kTensor, TernaryRule::mean, TernaryPacking::base3}),
       rows(Ggml{GgmlType::q4_0}),
       rows(Ggml{GgmlType::q4_1}),

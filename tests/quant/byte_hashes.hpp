@@ -37,6 +37,7 @@ void for_each_format(const Visitor& visit) {
     for (const GroupGrid grid :
          {GroupGrid::signed_max, GroupGrid::half_step, GroupGrid::max_abs, GroupGrid::asymmetric})
       visit(GroupInt{bits, 32, grid, true});
+  for (const int bits : {2, 3, 4}) visit(StatsQ{bits});
   visit(Nvfp4{});
   visit(Nvfp4{true});
   for (const int block : {32, 64, 128}) visit(Nf4{block});

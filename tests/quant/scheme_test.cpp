@@ -64,6 +64,8 @@ TEST_CASE("names of other formats are not taken, bad fields are refused", "[quan
   }
   for (const char* bad : {"nvfp4-b16", "nvfp4-4over6-4over6"}) REQUIRE_THROWS_AS(parse<Nvfp4>(bad), ValueError);
   for (const char* bad : {"nf4-b16", "nf4-g64", "nf4-b64-b64"}) REQUIRE_THROWS_AS(parse<Nf4>(bad), ValueError);
+  for (const char* bad : {"statsq1", "statsq2-x0", "statsq2-x100-x100"})
+    REQUIRE_THROWS_AS(parse<StatsQ>(bad), ValueError);
   for (const char* bad : {"ternary-g32", "ternary-row-tensor", "ternary-b64", "ternary-mean-mean"})
     REQUIRE_THROWS_AS(parse<Ternary>(bad), ValueError);
 }

@@ -170,6 +170,8 @@ TEST_CASE("tables, NVFP4 and ternary weights reach their noise anchors", "[quant
   check<Ternary>({{Ternary{Ternary::kTensor, TernaryRule::mean}, 2.0, 5.79, 4.05},
                   {Ternary{Ternary::kTensor, TernaryRule::mean, TernaryPacking::base3}, 1.625, 5.79, 4.05}},
                  0.05);
+  check<StatsQ>({{StatsQ{2}, 2.0039, 8.61, 5.91}, {StatsQ{3}, 3.0039, 11.50, 7.40}}, 0.1);
+  check<StatsQ>({{StatsQ{4}, 4.0039, 13.07, 8.10}}, 0.05);
 }
 
 TEST_CASE("the blocks of ggml reach their noise anchors", "[quant][slow]") {

@@ -33,6 +33,19 @@ inline std::span<const float> part_of(std::span<const float> row, index_t first,
                      std::min(static_cast<std::size_t>(count), row.size() - static_cast<std::size_t>(first)));
 }
 
+/// Sum of f(i), i = 0 … n - 1, in double: eight interleaved sums, added in order.
+template <class F>
+double interleaved_sum(std::size_t n, const F& f) noexcept {
+  double sums[8] = {};
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (std::size_t lane = 0; lane < 8; ++lane) sums[lane] += f(i + lane);
+  for (std::size_t lane = 0; i < n; ++i, ++lane) sums[lane] += f(i);
+  double sum = 0;
+  for (const double s : sums) sum += s;
+  return sum;
+}
+
 /// Encodes a row block by block through the reference. A short last block is filled with zeros, which changes neither
 /// its shared exponent nor its other codes.
 template <class Format>

@@ -31,7 +31,7 @@ namespace blockpack::inline BLOCKPACK_ABI {
 enum class TernaryRule : std::uint8_t {
   threshold,  ///< nonzero above 0.7 * mean; scale = mean of the nonzero |w|, weighted by importance: the best on
               ///< Gaussian weights
-  mean  ///< round(w / (mean + 1e-5)), clipped; scale = mean: BitNet b1.58
+  mean        ///< round(w / (mean + 1e-5)), clipped; scale = mean: BitNet b1.58
 };
 
 /// How codes are stored.
@@ -196,19 +196,6 @@ inline void decode_ternary(const std::uint8_t* codes, float scale, std::span<flo
 BLOCKPACK_API void encode_ternary(std::span<const float> values, float divisor, std::uint8_t* codes);
 BLOCKPACK_API void decode_ternary(const std::uint8_t* codes, float scale, std::span<float> dst);
 #endif
-
-/// Sum of f(i), i = 0 … n - 1, in double: eight interleaved sums, added in order.
-template <class F>
-double interleaved_sum(std::size_t n, const F& f) noexcept {
-  double sums[8] = {};
-  std::size_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    for (std::size_t lane = 0; lane < 8; ++lane) sums[lane] += f(i + lane);
-  for (std::size_t lane = 0; i < n; ++i, ++lane) sums[lane] += f(i);
-  double sum = 0;
-  for (const double s : sums) sum += s;
-  return sum;
-}
 
 }  // namespace detail
 
