@@ -91,6 +91,21 @@ struct BlockCoder {
   BlockCoder& operator=(const BlockCoder&) = delete;
 };
 
+inline detail::TableOps table_ops(const QuantKernels& kernels) noexcept {
+  return {&kernels,
+          [](const void* k, std::span<const float> values) {
+            return static_cast<const QuantKernels*>(k)->table_absmax.fn(values.data(), values.size());
+          },
+          [](const void* k, std::span<const float> values, const detail::TableCode& t, std::uint8_t* codes) {
+            const TableThresholds thresholds{t.thresholds, t.multiplier, t.signed_magnitude};
+            static_cast<const QuantKernels*>(k)->table_encode.fn(values.data(), values.size(), thresholds, codes);
+          },
+          [](const void* k, const std::uint8_t* codes, const float* levels, float first, float second,
+             std::span<float> dst) {
+            static_cast<const QuantKernels*>(k)->table_decode.fn(codes, dst.size(), levels, first, second, dst.data());
+          }};
+}
+
 inline GroupCode plain_numbers(const GroupInt& f, const GroupParameters& p) noexcept {
   return {p.scale, static_cast<float>(p.zero_point), f.grid == GroupGrid::max_abs ? 1.0f : 0.0f,
           static_cast<float>(f.max_code()), static_cast<std::uint32_t>(f.bits)};

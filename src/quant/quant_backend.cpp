@@ -54,7 +54,7 @@ void Mx::decode_compiled(const std::uint8_t* scales, const std::uint8_t* codes, 
 
 namespace detail {
 
-const TableOps& table_ops() { return kTableReference; }
+TableOps table_ops() { return kernels::table_ops(kernels::active().quant); }
 
 void encode_ternary(std::span<const float> values, float divisor, std::uint8_t* codes) {
   const kernels::GroupCode g{divisor == 0.0f ? std::numeric_limits<float>::infinity() : divisor, 1.0f, 0.0f, 2.0f, 2};

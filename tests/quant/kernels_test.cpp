@@ -169,3 +169,47 @@ TEST_CASE("group kernels of every level give the bytes and values of the referen
     }
   }
 }
+
+TEST_CASE("every level codes over tables of sixteen levels as the reference does", "[kernels][quant]") {
+  for (const Isa level : test::levels_here()) {
+    const QuantKernels& k = kernels::table_for(level).quant;
+    const detail::TableOps ops = kernels::table_ops(k);
+    const detail::TableOps& reference = detail::kTableReference;
+    CAPTURE(to_string(level), k.table_encode.isa);
+    for (const std::size_t n : kSizes) {
+      for (const test::Weights kind : test::kAllWeights) {
+        CAPTURE(n, test::to_string(kind));
+        const std::vector<float> values = test::make_weights(kind, n, n + 3);
+        GuardedArray<float> w(n);
+        std::copy(values.begin(), values.end(), w.begin());
+        REQUIRE(ops.max_magnitude(ops.kernels, w.span()) == reference.max_magnitude(nullptr, values));
+        const std::size_t even = n / 2 * 2;
+        for (const bool sign : {false, true}) {
+          detail::TableCode table{};
+          for (int i = 0; i < 15; ++i)
+            table.thresholds[i] = sign ? 0.5f * static_cast<float>(i) : -3.5f + 0.5f * static_cast<float>(i);
+          table.signed_magnitude = sign;
+          for (const float multiplier : {1.0f, 0.37f, 0x1p100f, std::numeric_limits<float>::max()}) {
+            table.multiplier = multiplier;
+            std::vector<std::uint8_t> codes(even / 2);
+            reference.encode(nullptr, std::span(values).first(even), table, codes.data());
+            GuardedArray<float> source(even);
+            std::copy_n(values.begin(), even, source.begin());
+            GuardedArray<std::uint8_t> codes_out(even / 2);
+            ops.encode(ops.kernels, source.span(), table, codes_out.data());
+            REQUIRE(std::equal(codes.begin(), codes.end(), codes_out.begin()));
+          }
+        }
+      }
+      GuardedArray<std::uint8_t> codes((n + 1) / 2);
+      for (std::size_t i = 0; i < codes.size(); ++i) codes.data()[i] = static_cast<std::uint8_t>(i * 37 + 11);
+      std::vector<float> expected(n);
+      GuardedArray<float> out(n);
+      for (const float* levels : {Nf4::kLevels, Nvfp4::kLevels}) {
+        reference.decode(nullptr, codes.data(), levels, 0.3f, 1.7f, expected);
+        ops.decode(ops.kernels, codes.data(), levels, 0.3f, 1.7f, out.span());
+        if (n != 0) REQUIRE(std::memcmp(expected.data(), out.data(), n * sizeof(float)) == 0);
+      }
+    }
+  }
+}

@@ -88,12 +88,12 @@ struct Nvfp4 {
 
   /// The E4M3 byte of a block. `importance`: empty, or weights for the first values, 0 for the rest.
   std::uint8_t fit(std::span<const float> values, std::span<const float> importance = {},
-                   NonFinite non_finite = NonFinite::reject) const noexcept {
-    return fit(values, detail::max_magnitude_bits(values), importance, non_finite);
+                   NonFinite non_finite = NonFinite::reject) const {
+    return fit(values, detail::max_magnitude_bits(values), importance, non_finite, detail::kTableReference);
   }
-  /// The same for a known maximum.
+  /// The same for a known maximum, through given loops.
   std::uint8_t fit(std::span<const float> values, std::uint32_t magnitude, std::span<const float> importance,
-                   NonFinite non_finite) const noexcept {
+                   NonFinite non_finite, const detail::TableOps& ops) const {
     if (magnitude >= detail::kInfinityBits) {
       if (non_finite == NonFinite::propagate) return kNanScale;
       magnitude = detail::kInfinityBits - 1;
@@ -103,7 +103,8 @@ struct Nvfp4 {
     const std::uint8_t six = scale_of(amax / 6.0f);
     if (!four_over_six) return six;
     const std::uint8_t four = scale_of(amax / 4.0f);
-    return squared_error(values, four, importance) < squared_error(values, six, importance) ? four : six;
+    if (four == six) return six;
+    return squared_error(values, four, importance, ops) < squared_error(values, six, importance, ops) ? four : six;
   }
 
   /// Codes for a given scale byte, sign and magnitude; zeros for scale 0 and for NaN.
@@ -166,15 +167,16 @@ struct Nvfp4 {
   }
 
   /// Sum of importance * error², in units of the scaled weights, in float32 in element order.
-  float squared_error(std::span<const float> values, std::uint8_t scale,
-                      std::span<const float> importance) const noexcept {
-    const float s = static_cast<float>(fp8_e4m3::from_bits(scale));
+  float squared_error(std::span<const float> values, std::uint8_t scale, std::span<const float> importance,
+                      const detail::TableOps& ops) const {
+    const float s = static_cast<float>(fp8_e4m3::from_bits(scale)), unit = encode_scale();
     std::uint8_t codes[kBlock / 2] = {};
-    if (stores_values(scale)) detail::encode_table_reference(values, code_table(scale), codes);
+    float decoded[kBlock];
+    if (stores_values(scale)) ops.encode(ops.kernels, values, code_table(scale), codes);
+    ops.decode(ops.kernels, codes, kLevels, s, 1.0f, std::span<float>(decoded, values.size()));  // exact
     float sum = 0.0f;
     for (std::size_t i = 0; i < values.size(); ++i) {
-      const float decoded = kLevels[(codes[i / 2] >> (i % 2 * 4)) & 15] * s;  // exact
-      const float error = strict_mul(values[i], encode_scale()) - decoded;
+      const float error = strict_mul(values[i], unit) - decoded[i];
       const float square = strict_mul(error, error);
       if (importance.empty())
         sum += square;
@@ -197,7 +199,8 @@ inline void Nvfp4::encode_row(const EncodeRow& row, std::span<std::byte* const> 
       values = padded;
     }
     const std::uint32_t magnitude = ops.max_magnitude(ops.kernels, values);
-    const std::uint8_t scale = fit(values, magnitude, detail::part_of(row.importance, col, kBlock), row.non_finite);
+    const std::uint8_t scale =
+        fit(values, magnitude, detail::part_of(row.importance, col, kBlock), row.non_finite, ops);
     dst[0][col / kBlock] = static_cast<std::byte>(scale);
     if (stores_values(scale))
       ops.encode(ops.kernels, values, code_table(scale), codes);

@@ -62,10 +62,10 @@ inline constexpr TableOps kTableReference = {
     }};
 
 #if defined(BLOCKPACK_HEADERS_ONLY)
-inline const TableOps& table_ops() noexcept { return kTableReference; }
+inline TableOps table_ops() noexcept { return kTableReference; }
 #else
 /// The compiled kernels of the active level.
-BLOCKPACK_API const TableOps& table_ops();
+BLOCKPACK_API TableOps table_ops();
 #endif
 
 inline float load_f32(const std::byte* p) noexcept {

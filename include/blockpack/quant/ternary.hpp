@@ -208,13 +208,19 @@ inline TernaryParameters Ternary::fit(std::span<const float> values, std::span<c
   if (rule == TernaryRule::mean) return {static_cast<float>(mean) + 1e-5f, static_cast<float>(mean)};
   TernaryParameters p;
   p.divisor = static_cast<float>(std::min(1.4 * mean, double{kLargest}));
-  const auto kept_weight = [&](std::size_t i) -> double {
-    if (p.divisor == 0.0f || !(magnitude(i) / p.divisor > 0.5f)) return 0.0;
-    return importance.empty() ? 1.0 : double{importance[i]};
-  };
-  const double weight = detail::interleaved_sum(values.size(), kept_weight);
-  const double total = detail::interleaved_sum(
-      values.size(), [&](std::size_t i) { return strict_mul(kept_weight(i), static_cast<double>(magnitude(i))); });
+  // m / divisor > 1/2 in float32 is m > divisor / 2, but for scales far below fp16. No branch: half of them are taken.
+  const float limit = 0.5f * p.divisor;
+  const auto kept = [&](std::size_t i) { return static_cast<double>(magnitude(i) > limit); };
+  double weight, total;
+  if (importance.empty()) {
+    weight = detail::interleaved_sum(values.size(), kept);
+    total = detail::interleaved_sum(values.size(), [&](std::size_t i) { return kept(i) * double{magnitude(i)}; });
+  } else {
+    const auto kept_weight = [&](std::size_t i) { return kept(i) * double{importance[i]}; };
+    weight = detail::interleaved_sum(values.size(), kept_weight);
+    total = detail::interleaved_sum(values.size(),
+                                    [&](std::size_t i) { return strict_mul(kept_weight(i), double{magnitude(i)}); });
+  }
   p.scale = weight > 0 ? static_cast<float>(total / weight) : 0.0f;
   return p;
 }

@@ -46,6 +46,14 @@ struct GroupCode {
   std::uint32_t bits;  ///< 2, 3, 4 or 8
 };
 
+/// Codes of 4 bits over a table of levels: x = w * multiplier, code = the number of thresholds strictly below x, or
+/// below |x| with the sign of x in bit 3.
+struct TableThresholds {
+  const float* thresholds;  ///< [15], ascending; the first 7 count for signed_magnitude
+  float multiplier;
+  bool signed_magnitude;
+};
+
 /// A row of `cols` weights; the last block may be short (the missing weights are 0). Reads cols floats, writes
 /// ceil(cols / block) scales and as many whole blocks of codes.
 using EncodeBlocks = void (*)(const float* w, std::size_t cols, const BlockCode& f, std::uint8_t* scales,
@@ -69,6 +77,14 @@ struct QuantKernels {
   Slot<void (*)(const float* w, std::size_t n, const GroupCode& g, std::uint8_t* codes) noexcept> group_encode;
   /// scale * (code - zero); reads no byte that holds none of the n codes (3 bits: whole runs of 32).
   Slot<void (*)(const std::uint8_t* codes, std::size_t n, const GroupCode& g, float* dst) noexcept> group_decode;
+  /// Bits of the largest magnitude.
+  Slot<std::uint32_t (*)(const float* w, std::size_t n) noexcept> table_absmax;
+  /// An even number of codes, two to a byte, the first in the low nibble.
+  Slot<void (*)(const float* w, std::size_t n, const TableThresholds& t, std::uint8_t* codes) noexcept> table_encode;
+  /// levels[code] * first * second, in this order; levels has 16. Reads ceil(n / 2) bytes.
+  Slot<void (*)(const std::uint8_t* codes, std::size_t n, const float* levels, float first, float second,
+                float* dst) noexcept>
+      table_decode;
 };
 
 /// Calls visit("name", slot) for every slot of the family: kernel_report() and the tests walk the table with it.
@@ -83,11 +99,20 @@ void visit_slots(const QuantKernels& k, Visitor&& visit) {
   visit("group_range", k.group_range);
   visit("group_encode", k.group_encode);
   visit("group_decode", k.group_decode);
+  visit("table_absmax", k.table_absmax);
+  visit("table_encode", k.table_encode);
+  visit("table_decode", k.table_decode);
 }
 
 void install_quant_scalar(QuantKernels& t, Features features) noexcept;
 void install_quant_avx2(QuantKernels& t, Features features) noexcept;
 void install_quant_avx512(QuantKernels& t, Features features) noexcept;
 void install_quant_neon(QuantKernels& t, Features features) noexcept;
+
+/// The table slots of a level, which have files of their own; the installers above call them.
+void install_table_scalar(QuantKernels& t) noexcept;
+void install_table_avx2(QuantKernels& t) noexcept;
+void install_table_avx512(QuantKernels& t) noexcept;
+void install_table_neon(QuantKernels& t) noexcept;
 
 }  // namespace blockpack::kernels

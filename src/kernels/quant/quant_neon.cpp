@@ -557,6 +557,7 @@ void install_quant_neon(QuantKernels& t, Features) noexcept {
   t.group_range = {group_range, "neon"};
   t.group_encode = {group_encode, "neon"};
   t.group_decode = {group_decode, "neon"};
+  install_table_neon(t);
 }
 
 }  // namespace blockpack::kernels
