@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "blockpack/quant/ptq161.hpp"
+#include "blockpack/recipe/rounding_codec.hpp"
 #include "recipe/families.hpp"
 
 namespace blockpack::recipe_detail {
@@ -12,7 +13,11 @@ namespace {
 /// PTQ1.61 takes a whole matrix: its mask and its factors are those of columns.
 class Ptq161Codec final : public Codec {
  public:
-  std::string scheme() const override { return "ptq1.61"; }
+  explicit Ptq161Codec(bool importance) : importance_(importance) {}
+
+  std::string scheme() const override { return importance_ ? "ptq1.61+importance" : "ptq1.61"; }
+  std::string format() const override { return "ptq1.61"; }
+  CalibrationNeeds needs() const noexcept override { return {false, importance_}; }
   std::vector<SectionSize> sections(MatrixShape shape) const override {
     std::vector<SectionSize> sizes;
     for (const auto& [name, bytes] : Ptq161Matrix::section_sizes(shape)) sizes.push_back({name, bytes, false});
@@ -24,16 +29,17 @@ class Ptq161Codec final : public Codec {
     for (const SectionSize& s : sections(shape)) bytes = checked_add(bytes, s.bytes, "ptq1.61");
     return bytes;
   }
-  /// The salient channels are those of largest importance, where it is given ([1, in], or the sum over rows), otherwise
+  /// The salient channels are those of largest importance where it is given ([1, in], or the sum over rows), otherwise
   /// those of largest weight. No fit: it needs the inputs of the layer (ptq161_optimise).
   void encode(MatrixView<const float> w, index_t, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
+    detail::require_calibration(*this, options);
     std::vector<float> statistic(static_cast<std::size_t>(w.cols()), 0.0f);
     const MatrixView<const float>& importance = options.importance;
-    if (importance.data() != nullptr && (importance.cols() != w.cols() || importance.rows() < 1))
+    const bool given = importance.data() != nullptr;
+    if (given && (importance.cols() != w.cols() || (importance.rows() != 1 && importance.rows() != w.rows())))
       throw ShapeError("encode ptq1.61: importance is " + to_string(importance.shape()) + ", 1x" +
                        std::to_string(w.cols()) + " or " + to_string(w.shape()) + " needed");
-    const bool given = importance.data() != nullptr;
     const MatrixView<const float> of = given ? importance : w;
     for (index_t r = 0; r < of.rows(); ++r)
       for (index_t c = 0; c < of.cols(); ++c) {
@@ -54,6 +60,9 @@ class Ptq161Codec final : public Codec {
   AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy) const override {
     return Ptq161Matrix::from_sections(shape, {}, sections);
   }
+
+ private:
+  bool importance_;
 };
 
 }  // namespace
@@ -62,10 +71,10 @@ void add_ptq161_family(Registry& registry) {
   registry.add(SchemeFamily{"ptq1.61",
                             {"ptq1.61"},
                             {{"ptq1.61", "one channel in five in 4 bits, the others in one; 1.617 bits at 4096x4096"}},
-                            {"nearest"},
+                            {"nearest", "importance"},
                             [](const Scheme& scheme) -> std::shared_ptr<const Codec> {
                               SchemeFields(scheme).finish("");
-                              return std::make_shared<const Ptq161Codec>();
+                              return std::make_shared<const Ptq161Codec>(RoundingSteps::read(scheme, true).importance);
                             }});
 }
 
