@@ -66,6 +66,10 @@ int run(int argc, char** argv) {
   compress->add_option("OUT", c.out, "The compressed file, .safetensors or .gguf; a folder with --shard-size")
       ->required();
   compress->add_option("--calibration", c.calibration, "Folder made by calibrate, for schemes such as int4-g32+gptq");
+  compress->add_option("--divergence", c.divergence,
+                       "For auto: recipes of a byte-level decoder: score schemes by the measured KL divergence, with "
+                       "config.json and calib.bin of this folder");
+  compress->add_option("--save-recipe", c.save_recipe, "Write the recipe with auto: targets resolved");
   compress->add_option("--budget", c.budget_mib, "Memory for panels in MiB")->check(CLI::Range(1, 1 << 20));
   compress->add_option("--shard-size", c.shard_mib, "Write shards of at most this many MiB")
       ->check(CLI::Range(1, 1 << 20));
@@ -101,6 +105,16 @@ int run(int argc, char** argv) {
   calibrate->add_option("--text", k.text, "Windows in the format of calib.bin");
   calibrate->add_option("--set", k.set, "Which of the three sets of windows")->check(CLI::Range(0, 2));
 
+  example::QualityArguments q;
+  q.data = BLOCKPACK_EXAMPLE_DATA;
+  auto* quality = app.add_subcommand("quality", "Bits per byte of the embedded model under every kind of scheme");
+  quality->add_option("--data", q.data, "Folder of the embedded model");
+  quality->add_option("--out", q.out, "The tables to write");
+  quality->add_option("--scope", q.scope, "linears, all or both")->check(CLI::IsMember({"linears", "all", "both"}));
+  quality->add_option("--windows", q.windows, "Windows of the text to score")->check(CLI::Range(1, 1 << 20));
+  quality->add_option("--discquant-steps", q.discquant_steps, "Steps of DiscQuant end to end")
+      ->check(CLI::Range(8, 1 << 20));
+
   std::string data = BLOCKPACK_EXAMPLE_DATA, report = "report.html";
   auto* demo = app.add_subcommand("demo", "Compress the embedded model in eight ways and write a report");
   demo->add_option("--data", data, "Folder of the embedded model");
@@ -133,6 +147,7 @@ int run(int argc, char** argv) {
   if (compress->parsed()) return example::compress(c, how);
   if (verify->parsed()) return example::verify(model, original, how);
   if (evaluate->parsed()) return example::evaluate_model(e, how);
+  if (quality->parsed()) return example::quality(q, how);
   if (calibrate->parsed()) return example::calibrate_model(k, how);
   return example::demo(data, report, demo_windows, how);
 }

@@ -7,16 +7,21 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <string_view>
 
+#include "blockpack/io/atomic_file.hpp"
+#include "blockpack/recipe/auto_plan.hpp"
 #include "blockpack/recipe/compressed_model.hpp"
-#include "decoder/evaluate.hpp"
+#include "decoder/divergence.hpp"
 
 namespace example {
 namespace {
 
 using blockpack::CompressedModel;
 using blockpack::Registry;
+
+constexpr index_t kDivergenceWindows = 32;
 
 /// A line that redraws itself, on a terminal only; calls the progress callback underneath.
 class ProgressLine {
@@ -64,6 +69,28 @@ std::uint64_t peak_memory_bytes() {
   return 0;
 }
 
+/// The recipe with its `auto:` targets resolved.
+blockpack::Recipe planned(const blockpack::Recipe& recipe, const CompressArguments& arguments,
+                          const blockpack::CalibrationLookup& calibration, const blockpack::Execution& how) {
+  const ProgressLine progress(how);
+  blockpack::AutoPlanOptions options;
+  options.calibration = calibration;
+  options.execution = progress.execution();
+  std::optional<Divergence> divergence;
+  if (!arguments.divergence.empty()) {
+    const std::filesystem::path data = arguments.divergence;
+    const DecoderConfig config = DecoderConfig::load(data / "config.json");
+    divergence.emplace(ByteDecoder(CompressedModel::open(arguments.in), config),
+                       CalibrationText::load(data / "calib.bin", config, 0), kDivergenceWindows, how);
+    options.loss = [&divergence, matrices = config.matrices()](std::string_view tensor, const AnyLinear& candidate) {
+      for (std::size_t m = 0; m < matrices.size(); ++m)
+        if (matrices[m].name == tensor) return divergence->of_matrix(m, candidate);
+      throw blockpack::ValueError(fmt::format("tensor '{}' is no matrix of the decoder", tensor));
+    };
+  }
+  return blockpack::resolve_auto(arguments.in, recipe, options);
+}
+
 }  // namespace
 
 std::string mebibytes(std::uint64_t bytes) { return fmt::format("{:.3f}", static_cast<double>(bytes) / 1048576.0); }
@@ -96,7 +123,7 @@ int list_schemes() {
 }
 
 int compress(const CompressArguments& arguments, const blockpack::Execution& how) {
-  const blockpack::Recipe recipe = blockpack::Recipe::load(arguments.recipe);
+  blockpack::Recipe recipe = blockpack::Recipe::load(arguments.recipe);
   blockpack::CompressOptions options;
   options.panel_budget = arguments.budget_mib << 20;
   options.max_shard_bytes = static_cast<std::uint64_t>(arguments.shard_mib) << 20;
@@ -106,6 +133,8 @@ int compress(const CompressArguments& arguments, const blockpack::Execution& how
     options.calibration = [folder = blockpack::CalibrationFolder(arguments.calibration)](std::string_view tensor) {
       return folder.find(tensor);
     };
+  if (blockpack::has_auto(recipe)) recipe = planned(recipe, arguments, options.calibration, how);
+  if (!arguments.save_recipe.empty()) blockpack::write_file_atomically(arguments.save_recipe, recipe.to_json() + "\n");
   blockpack::CompressReport report;
   try {
     const ProgressLine progress(how);

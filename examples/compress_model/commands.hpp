@@ -16,6 +16,8 @@ namespace example {
 struct CompressArguments {
   std::string recipe, in, out;
   std::string calibration;  ///< folder; empty: none
+  std::string divergence;   ///< folder with config.json and calib.bin; empty: none
+  std::string save_recipe;  ///< file; empty: none
   std::int64_t budget_mib = 256;
   std::int64_t shard_mib = 0;
   blockpack::NonFinite non_finite = blockpack::NonFinite::reject;
@@ -34,12 +36,20 @@ struct CalibrateArguments {
   std::int64_t set = 0;
 };
 
+struct QualityArguments {
+  std::string data, out = "quality.md";
+  std::string scope = "both";  ///< linears, all or both
+  std::int64_t windows = 128;  ///< of the test text
+  int discquant_steps = 512;
+};
+
 int list_schemes();
 int inspect(const std::string& model, const blockpack::Execution& how);
 int compress(const CompressArguments& arguments, const blockpack::Execution& how);
 int verify(const std::string& model, const std::string& original, const blockpack::Execution& how);
 int evaluate_model(const EvaluateArguments& arguments, const blockpack::Execution& how);
 int calibrate_model(const CalibrateArguments& arguments, const blockpack::Execution& how);
+int quality(const QualityArguments& arguments, const blockpack::Execution& how);
 int demo(const std::string& data, const std::string& report, std::int64_t windows, const blockpack::Execution& how);
 
 /// 1.69 MiB

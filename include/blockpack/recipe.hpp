@@ -3,6 +3,7 @@
 
 /// Recipes: scheme strings, the registry of formats, compressing a model and using the result. docs/recipe.md.
 
+#include "blockpack/recipe/auto_plan.hpp"
 #include "blockpack/recipe/calibration.hpp"
 #include "blockpack/recipe/codec.hpp"
 #include "blockpack/recipe/compressed_model.hpp"

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "blockpack/core/sha256.hpp"
+#include "blockpack/recipe/auto_plan.hpp"
 #include "blockpack/recipe/compressed_model.hpp"
 #include "recipe/gguf_model.hpp"
 #include "recipe/model_format.hpp"
@@ -396,6 +397,13 @@ CompressReport compress_model(const std::filesystem::path& in, const Recipe& rec
   if (options.panel_budget <= 0)
     throw ValueError(
         fmt::format("compress_model: panel_budget is {}, a positive number of bytes needed", options.panel_budget));
+  if (has_auto(recipe)) {
+    AutoPlanOptions plan;
+    plan.calibration = options.calibration;
+    plan.execution = options.execution;
+    plan.execution.progress = nullptr;
+    return compress_model(in, resolve_auto(in, recipe, plan, registry), out, options, registry);
+  }
   const TensorStore store = TensorStore::open(in);
   return Compressor(store, recipe, out, options, registry).run();
 }

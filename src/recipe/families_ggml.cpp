@@ -2,10 +2,37 @@
 #include <memory>
 
 #include "blockpack/quant/ggml.hpp"
+#include "blockpack/quant/ggml_grid.hpp"
+#include "blockpack/recipe/rounding_codec.hpp"
 #include "recipe/families.hpp"
 
 namespace blockpack::recipe_detail {
 namespace {
+
+/// Blocks with one scale and nothing else: those the rounding algorithms know the grid of.
+bool has_one_scale(GgmlType type) {
+  return type == GgmlType::q4_0 || type == GgmlType::q5_0 || type == GgmlType::q8_0 || type == GgmlType::iq4_nl;
+}
+
+/// Whether the scales of a block are searched for, with errors that importance weights.
+bool fits_with_importance(GgmlType type) {
+  switch (type) {
+    case GgmlType::q4_0:
+    case GgmlType::q4_1:
+    case GgmlType::q5_0:
+    case GgmlType::q5_1:
+    case GgmlType::q2_k:
+    case GgmlType::q3_k:
+    case GgmlType::q4_k:
+    case GgmlType::q5_k:
+    case GgmlType::q6_k:
+    case GgmlType::iq4_nl:
+    case GgmlType::iq4_xs:
+      return true;
+    default:
+      return false;
+  }
+}
 
 std::shared_ptr<const Codec> make_ggml(const Scheme& scheme) {
   SchemeFields fields(scheme);
@@ -18,14 +45,16 @@ std::shared_ptr<const Codec> make_ggml(const Scheme& scheme) {
     name += *which == 0 ? "-mxfp4" : "-nvfp4";
   }
   fields.finish("");
-  return make_row_codec(*Ggml::from_fields(name, {}));
+  const Ggml format = *Ggml::from_fields(name, {});
+  return make_rounding_codec(format, scheme, fits_with_importance(format.type));
 }
 
 }  // namespace
 
 void add_ggml_families(Registry& registry) {
-  SchemeFamily family;
-  family.pattern = "q4_0, q4_1, q5_0, q5_1, q8_0, q2_k to q6_k, q8_k, iq4_nl, iq4_xs, tq1_0, tq2_0, ggml-<mxfp4|nvfp4>";
+  SchemeFamily one_scale, others;
+  one_scale.pattern = "q4_0, q5_0, q8_0, iq4_nl";
+  others.pattern = "q4_1, q5_1, q2_k to q6_k, q8_k, iq4_xs, tq1_0, tq2_0, ggml-<mxfp4|nvfp4>";
   constexpr const char* kWhat[] = {"ggml: 4-bit integers around 0, blocks of 32",
                                    "ggml: 4-bit integers above a minimum, blocks of 32",
                                    "ggml: 5-bit integers around 0, blocks of 32",
@@ -45,13 +74,16 @@ void add_ggml_families(Registry& registry) {
                                    "ggml: FP4 E2M1, an unsigned E4M3 scale for 16 weights, no tensor scale"};
   for (std::size_t i = 0; i < std::size(Ggml::kTypes); ++i) {
     const std::string scheme = Ggml{Ggml::kTypes[i]}.scheme();
+    SchemeFamily& family = has_one_scale(Ggml::kTypes[i]) ? one_scale : others;
     family.listed.push_back({scheme, kWhat[i]});
     if (scheme.find('-') == std::string::npos) family.names.push_back(scheme);
   }
-  family.names.emplace_back("ggml");
-  family.algorithms = {"nearest"};
-  family.make = make_ggml;
-  registry.add(std::move(family));
+  others.names.emplace_back("ggml");
+  one_scale.algorithms = rounding_algorithms<Ggml>();
+  others.algorithms = {"nearest", "importance"};
+  one_scale.make = others.make = make_ggml;
+  registry.add(std::move(one_scale));
+  registry.add(std::move(others));
 }
 
 }  // namespace blockpack::recipe_detail

@@ -43,10 +43,16 @@ std::vector<std::string> patterns_of(const JsonValue& value, std::string_view wh
   return patterns;
 }
 
+/// Of a format the codec's own, of a target its text.
+std::string canonical_scheme(std::string_view text, const Registry& registry) {
+  const Scheme scheme = parse_scheme(text);
+  return scheme.kind == Scheme::Kind::bits ? to_string(scheme) : registry.codec(scheme)->scheme();
+}
+
 std::string canonical_scheme(const std::string& text, const Registry& registry, std::string_view what) {
   if (text == kKeep) return text;
   try {
-    return registry.codec(text)->scheme();
+    return canonical_scheme(text, registry);
   } catch (const FormatError& error) {
     throw FormatError(fmt::format("{}: {}", what, error.what()), error.code(), error.byte_offset());
   }
@@ -131,7 +137,7 @@ Recipe Recipe::parse(std::string_view text, const Registry& registry, std::strin
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first == std::string_view::npos || (text[first] != '{' && text[first] != '[')) {
     if (text == kKeep) return recipe;
-    recipe.default_scheme = registry.codec(text)->scheme();
+    recipe.default_scheme = canonical_scheme(text, registry);
     return recipe;
   }
   const JsonValue root = recipe_detail::parse_json(text, what);

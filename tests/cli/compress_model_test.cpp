@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "blockpack/core/random.hpp"
+#include "blockpack/recipe/auto_plan.hpp"
 #include "blockpack/recipe/calibration.hpp"
 #include "recipe/model_support.hpp"
 #include "support/budget.hpp"
@@ -131,6 +132,21 @@ TEST_CASE("calibrate writes two arrays per matrix", "[cli]") {
   check_refused(run({"calibrate", kModel.string(), out, "--text", kModel.string()}), "sets of windows");
 }
 
+TEST_CASE("a recipe with a budget becomes a plan, printed and saved", "[cli]") {
+  const TemporaryFolder folder;
+  const std::string plan = folder / "plan.json", out = folder / "out";
+  const ProcessResult result = run({"compress", "-r", "auto:4.25bpw", "--save-recipe", plan, kModel.string(), out});
+  CAPTURE(result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK(has(result.out, "layers.3.down_proj.weight                    int"));
+  const Recipe recipe = Recipe::load(plan);
+  CHECK(recipe.rules.size() == 29);
+  CHECK_FALSE(has_auto(recipe));
+  CHECK(has(CompressedModel::open(out).recipe(), "layers.3.down_proj.weight"));
+  check_refused(run({"compress", "-r", "auto:1bpw", kModel.string(), out}), "cannot be reached");
+  check_refused(run({"compress", "-r", "int4-g32+gptq", kModel.string(), out}), "needs XtX of the inputs");
+}
+
 TEST_CASE("a recipe file gives each tensor its scheme", "[cli]") {
   const TemporaryFolder folder;
   write_content(folder / "recipe.json",
@@ -232,6 +248,7 @@ TEST_CASE("every bad input is one line that says what to do, and nothing is writ
   check_refused(run({"evaluate", folder / "missing"}), "missing");
   check_refused(run({"evaluate", model, "--data", folder / "folder"}), "config.json");
   check_refused(run({"demo", "--data", folder / "folder"}), "config.json");
+  check_refused(run({"quality", "--windows", "1", "--out", folder / "no" / "quality.md"}), "no");
   check_refused(run({"demo", "--windows", "1", "--report", folder / "no" / "report.html"}), "no");
   CHECK(file_content(out) == "the old file");
   CHECK(folder.count() == files);

@@ -12,7 +12,8 @@
 /// Patterns are globs over the whole tensor name: `*` is any run of characters, `?` any one. `keep` wins over the
 /// rules, the first rule that matches wins over later ones, and `default` ("keep" when absent) takes the rest. Only
 /// matrices (2-D tensors of a floating-point type, not empty) are compressed; everything else is kept as it is. A plain
-/// scheme string is a recipe too: that scheme for every matrix.
+/// scheme string is a recipe too: that scheme for every matrix. A scheme may be a target, `auto:3.0bpw`: a budget for
+/// the tensors it stands for, which recipe/auto_plan.hpp turns into a scheme for each.
 
 #include <span>
 #include <string>

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+// `compress_model quality`: bits per byte of the embedded model under many schemes, as a page of tables. Two scopes:
+// the projections alone (the tied embedding stays as it is), and every matrix.
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "blockpack/io/atomic_file.hpp"
+#include "blockpack/recipe.hpp"
+#include "compress_model/commands.hpp"
+#include "decoder/divergence.hpp"
+
+namespace example {
+namespace {
+
+using namespace blockpack;
+
+constexpr index_t kDivergenceWindows = 32;
+
+constexpr const char* kIntroduction = R"(# Quality on a language model
+
+Made by `compress_model quality --out docs/quality.md`: bits per byte of test text of the embedded byte-level decoder
+(`examples/data/bytelm`, 885,888 parameters, {:.4f} uncompressed; differences of 0.003 are noise), float32 activations.
+
+- Scope `linears`: the 28 projections; the tied embedding stays bf16. Scope `all`: every matrix, the embedding rounded with
+  XᵀX of the head's input. The two are never mixed in a comparison, and bits per weight count the matrices of the scope.
+- Schemes with calibration are run on each of the three sets of `calib.bin` (128 windows of 128 bytes, apart from the test
+  text); the figure is the mean, the spread is largest minus smallest.
+- "Gap closed" is the share of the loss of the first row of a group that a row wins back. "Reference" is the figure of a
+  public implementation of the same algorithm on this model, where there is one.
+- Rows of 128 weights fill half a super-block of the K-quants: they store twice the bits per weight that wide models pay.
+- DiscQuant end to end takes the gradient of the KL divergence from the original's predictions through the decoder's
+  backward pass, over all projections at once ({} steps of 4 windows); `+discquant` is its layer form.
+- `auto:` chooses a scheme per tensor by the KL divergence measured on 32 calibration windows, one tensor changed at a
+  time (`recipe/auto_plan.hpp`).
+)";
+
+/// The schemes of each table, in groups that share the stored form.
+const std::vector<std::vector<std::string>> kLinears = {
+    {"int4-g32", "int4-g32+polish", "int4-g32+gptq", "int4-g32+gptq+polish", "int4-g32+flexround"},
+    {"int3-g32", "int3-g32+polish", "int3-g32+gptq", "int3-g32+gptq+polish", "int3-g32+flexround"},
+    {"int3-g64", "int3-g64+polish", "int3-g64+gptq", "int3-g64+gptq+polish", "int3-g64+flexround",
+     "int3-g64+discquant+polish"},
+    {"int2-g32", "int2-g32+polish", "int2-g32+gptq", "int2-g32+gptq+polish", "int2-g32+flexround"},
+    {"int4-g32-search", "int4-g32-search+importance"},
+    {"mxfp4", "mxfp4+gptq", "mxfp4-mse", "mxfp4-mse+importance"},
+    {"nvfp4", "nvfp4-4over6"},
+    {"nf4-b64", "nf4-b64+gptq"},
+    {"iq4_nl", "iq4_nl+importance", "iq4_nl+gptq"},
+    {"q4_0", "q4_0+importance"},
+    {"q4_k", "q4_k+importance"},
+    {"q3_k", "q3_k+importance"},
+    {"q2_k", "q2_k+importance"},
+    {"hadamard-b32-mxfp4"},
+    {"bfp12-b32", "bfp12-b32+gptq"},
+    {"mxfp6-e2m3"},
+    {"int8-g128"},
+    {"mxfp8-e4m3"},
+    {"ternary-g64"}};
+const std::vector<std::vector<std::string>> kAll = {{"int4-g32", "int4-g32+gptq"},
+                                                    {"int3-g32", "int3-g32+gptq"},
+                                                    {"int3-g64", "int3-g64+gptq"},
+                                                    {"int3-g128", "int3-g128+gptq"},
+                                                    {"int2-g32", "int2-g32+gptq"},
+                                                    {"mxfp4", "mxfp4+gptq"},
+                                                    {"nvfp4"},
+                                                    {"bfp12-b32"},
+                                                    {"mxfp6-e2m3"},
+                                                    {"int8-g128"}};
+
+/// Figures of public implementations of the same algorithms on this model, from outside this project.
+const std::map<std::string, double> kReferenceLinears = {{"int4-g32", 2.1153},
+                                                         {"int3-g32", 2.1544},
+                                                         {"int3-g64", 2.1718},
+                                                         {"int2-g32", 2.4183},
+                                                         {"int4-g32+polish", 2.1071},
+                                                         {"int3-g32+polish", 2.1259},
+                                                         {"int3-g64+polish", 2.1319},
+                                                         {"int2-g32+polish", 2.2264},
+                                                         {"int4-g32+gptq", 2.1049},
+                                                         {"int3-g32+gptq", 2.1222},
+                                                         {"int3-g64+gptq", 2.1246},
+                                                         {"int2-g32+gptq", 2.2267},
+                                                         {"int2-g32+gptq+polish", 2.2067},
+                                                         {"int4-g32+flexround", 2.1082},
+                                                         {"int3-g32+flexround", 2.1364},
+                                                         {"int3-g64+flexround", 2.1415},
+                                                         {"int2-g32+flexround", 2.2481},
+                                                         {"int3-g64, DiscQuant end to end", 2.1315},
+                                                         {"mxfp4", 2.1251},
+                                                         {"nvfp4", 2.1162},
+                                                         {"bfp12-b32", 2.1329},
+                                                         {"q4_k+importance", 2.1081},
+                                                         {"q3_k+importance", 2.1357},
+                                                         {"q2_k+importance", 2.2293}};
+const std::map<std::string, double> kReferenceAll = {{"int4-g32", 2.1238},
+                                                     {"int3-g32", 2.1891},
+                                                     {"mxfp4", 2.1400},
+                                                     {"int3-g128+gptq", 2.1507},
+                                                     {"auto:3.125bpw", 2.1398}};
+
+struct Score {
+  double bits_per_weight = 0;
+  std::vector<double> bits_per_byte;  ///< one per calibration set; one in all for schemes without calibration
+
+  double mean() const {
+    double sum = 0;
+    for (const double v : bits_per_byte) sum += v;
+    return sum / static_cast<double>(bits_per_byte.size());
+  }
+  double spread() const {
+    const auto [low, high] = std::minmax_element(bits_per_byte.begin(), bits_per_byte.end());
+    return *high - *low;
+  }
+};
+
+class Laboratory {
+ public:
+  Laboratory(const std::filesystem::path& data, index_t windows, const Execution& how)
+      : config_(DecoderConfig::load(data / "config.json")),
+        text_(read_bytes(data / "test.txt")),
+        windows_(windows),
+        model_(data / "model.safetensors"),
+        how_(how),
+        plain_(CompressedModel::open(model_), config_) {
+    const GradientDecoder decoder(plain_);
+    for (index_t set = 0; set < CalibrationText::kSets; ++set) {
+      texts_.push_back(CalibrationText::load(data / "calib.bin", config_, set));
+      sets_.emplace_back();
+      for (const MatrixCalibration& m : calibrate(decoder, texts_.back(), how)) sets_.back().push_back(m.tensor());
+    }
+    for (std::size_t m = 0; m < config_.matrices().size(); ++m) weights_.push_back(decoded(plain_.matrix(m)));
+  }
+
+  const DecoderConfig& config() const { return config_; }
+  double uncompressed() const { return score(plain_); }
+
+  /// The model with matrices [first, …) stored under the scheme that `scheme_of` names.
+  template <class SchemeOf>
+  ByteDecoder stored(std::size_t first, std::size_t set, const SchemeOf& scheme_of, double& bits_per_weight) const {
+    std::vector<AnyLinear> ops(weights_.size());
+    parallel_for(how_, static_cast<index_t>(weights_.size() - first), [&](index_t task) {
+      const std::size_t m = first + static_cast<std::size_t>(task);
+      ops[m] = encoded(m, set, scheme_of(m));
+    });
+    ByteDecoder decoder = plain_;
+    double bits = 0, count = 0;
+    for (std::size_t m = first; m < ops.size(); ++m) {
+      bits += 8.0 * static_cast<double>(ops[m].storage_bytes());
+      count += static_cast<double>(weights_[m].values.size());
+      decoder.replace(m, ops[m]);
+    }
+    bits_per_weight = bits / count;
+    return decoder;
+  }
+
+  Score measure(const std::string& scheme, std::size_t first) const {
+    const CalibrationNeeds needs = Registry::standard().codec(scheme)->needs();
+    Score result;
+    for (std::size_t set = 0; set < (needs.gram || needs.importance ? sets_.size() : 1); ++set)
+      result.bits_per_byte.push_back(score(stored(
+          first, set, [&](std::size_t) { return scheme; }, result.bits_per_weight)));
+    return result;
+  }
+
+  /// Every matrix under `auto:` with that target, schemes scored by the KL divergence on calibration windows; `uniform`
+  /// is in the menu. The plan of the first set goes to `plan`.
+  Score automatic(double target, std::vector<std::string>& plan) const;
+
+  /// DiscQuant with the gradient of the KL divergence from the original's predictions, over all projections at once.
+  Score discquant(const GroupInt& format, const DiscQuantOptions& options) const;
+
+ private:
+  AnyLinear encoded(std::size_t m, std::size_t set, const std::string& scheme) const {
+    const std::shared_ptr<const Codec> codec = Registry::standard().codec(scheme);
+    const CalibrationNeeds needs = codec->needs();
+    EncodeOptions options;
+    options.execution.threads = 1;
+    if (needs.gram) options.gram = sets_[set][m].gram.get();
+    if (needs.importance) options.importance = sets_[set][m].importance;
+    const MatrixView<const float> w = weights_[m].view();
+    return encode_matrix(*fitted(codec, w, options), w, options);
+  }
+  double score(const ByteDecoder& decoder) const {
+    ApplyOptions apply;
+    apply.execution = how_;
+    apply.activations = Activations::f32;
+    return evaluate(decoder, text_, windows_, apply).bits_per_byte;
+  }
+
+  DecoderConfig config_;
+  std::vector<std::uint8_t> text_;
+  index_t windows_;
+  std::filesystem::path model_;
+  Execution how_;
+  ByteDecoder plain_;
+  std::vector<Matrix> weights_;
+  std::vector<CalibrationText> texts_;
+  std::vector<std::vector<TensorCalibration>> sets_;
+};
+
+Score Laboratory::discquant(const GroupInt& format, const DiscQuantOptions& options) const {
+  constexpr std::size_t kFirst = 1;  // the embedding stays
+  constexpr index_t kBatch = 4;      // windows a step
+  Score result;
+  for (std::size_t set = 0; set < sets_.size(); ++set) {
+    const CalibrationText& text = texts_[set];
+    GradientDecoder decoder(plain_);
+    std::vector<Matrix> reference;
+    for (index_t w = 0; w < text.windows(); ++w) reference.push_back(decoder.forward(text.input(w)).logits);
+    std::vector<std::unique_ptr<FormatGrids<GroupInt>>> grids;
+    std::vector<DiscQuant::Layer> layers;
+    for (std::size_t m = kFirst; m < weights_.size(); ++m) {
+      grids.push_back(std::make_unique<FormatGrids<GroupInt>>(format, weights_[m].view().shape()));
+      layers.push_back({weights_[m].view(), grids.back().get()});
+    }
+    DiscQuant run(layers, options, how_);
+    std::vector<Gradients> gradients;
+    for (index_t i = 0; i < kBatch; ++i) gradients.push_back(decoder.make_gradients());
+    const auto loss = [&](std::span<const MatrixView<const float>> w, std::span<const MatrixView<float>> dw) {
+      parallel_for(how_, static_cast<index_t>(w.size()), [&](index_t i) {
+        decoder.set(kFirst + static_cast<std::size_t>(i), w[static_cast<std::size_t>(i)]);
+      });
+      std::vector<double> nats(kBatch);
+      parallel_for(how_, kBatch, [&](index_t i) {
+        const auto at = static_cast<std::size_t>(i);
+        const index_t window = (run.steps_done() * kBatch + i) % text.windows();
+        const auto tape = decoder.forward(text.input(window));
+        Matrix dlogits(tape.logits.rows, tape.logits.cols);
+        nats[at] =
+            kl_divergence(reference[static_cast<std::size_t>(window)].view(), tape.logits.view(), dlogits.view());
+        decoder.backward(text.input(window), tape, dlogits, gradients[at]);
+      });
+      for (std::size_t m = 0; m < dw.size(); ++m)
+        for (index_t r = 0; r < dw[m].rows(); ++r) {
+          std::fill(dw[m].row(r).begin(), dw[m].row(r).end(), 0.0f);
+          for (const Gradients& g : gradients)
+            add_scaled(1.0f / kBatch, g[kFirst + m].view().row_data(r), dw[m].row_data(r), dw[m].cols());
+        }
+      return std::accumulate(nats.begin(), nats.end(), 0.0) / kBatch;
+    };
+    while (!run.done()) run.step(loss, how_);
+    ByteDecoder decoder_of_set = plain_;
+    double bits = 0, count = 0;
+    for (std::size_t m = 0; m < layers.size(); ++m) {
+      Matrix q(layers[m].w.rows(), layers[m].w.cols());
+      run.round(m, q.view());
+      const AnyLinear op = grids[m]->store(std::as_const(q).view());
+      bits += 8.0 * static_cast<double>(op.storage_bytes());
+      count += static_cast<double>(q.values.size());
+      decoder_of_set.replace(kFirst + m, op);
+    }
+    result.bits_per_weight = bits / count;
+    result.bits_per_byte.push_back(score(decoder_of_set));
+  }
+  return result;
+}
+
+Score Laboratory::automatic(double target, std::vector<std::string>& plan) const {
+  const std::vector<DecoderMatrix> matrices = config_.matrices();
+  Score result;
+  for (std::size_t set = 0; set < sets_.size(); ++set) {
+    const Divergence divergence(plain_, texts_[set], kDivergenceWindows, how_);
+    AutoPlanOptions options;
+    options.execution.threads = how_.threads;
+    const auto place_of = [&](std::string_view tensor) {
+      return static_cast<std::size_t>(
+          std::find_if(matrices.begin(), matrices.end(), [&](const auto& m) { return m.name == tensor; }) -
+          matrices.begin());
+    };
+    options.calibration = [&](std::string_view tensor) {
+      const std::size_t m = place_of(tensor);
+      return m < matrices.size() ? sets_[set][m] : TensorCalibration{};
+    };
+    options.loss = [&](std::string_view tensor, const AnyLinear& candidate) {
+      return divergence.of_matrix(place_of(tensor), candidate);
+    };
+    const Recipe recipe = resolve_auto(model_, Recipe::parse(fmt::format("auto:{}bpw", target)), options);
+    std::vector<std::string> schemes(matrices.size());
+    for (const RecipeRule& rule : recipe.rules) schemes[place_of(rule.tensors.front())] = rule.scheme;
+    result.bits_per_byte.push_back(score(stored(
+        0, set, [&](std::size_t m) { return schemes[m]; }, result.bits_per_weight)));
+    if (set == 0) plan = schemes;
+  }
+  return result;
+}
+
+/// One row; `plain` is the score of the first scheme of the group, whose gap to the uncompressed the others close.
+std::string row(const std::string& scheme, const Score& s, double plain, double uncompressed, bool all) {
+  const std::map<std::string, double>& references = all ? kReferenceAll : kReferenceLinears;
+  const auto reference = references.find(scheme);
+  const double gap = plain - uncompressed;
+  return fmt::format("| `{}` | {:.3f} | {:.4f} | {} | {} | {} |\n", scheme, s.bits_per_weight, s.mean(),
+                     s.bits_per_byte.size() > 1 ? fmt::format("{:.4f}", s.spread()) : "",
+                     gap > 0 && s.mean() != plain ? fmt::format("{:.0f} %", 100 * (plain - s.mean()) / gap) : "",
+                     reference != references.end() ? fmt::format("{:.4f}", reference->second) : "");
+}
+
+}  // namespace
+
+int quality(const QualityArguments& arguments, const Execution& how) {
+  { const AtomicFile writable(arguments.out); }  // said now, not after the work
+  const Laboratory laboratory(arguments.data, arguments.windows, how);
+  const double uncompressed = laboratory.uncompressed();
+  std::string page = fmt::format(kIntroduction, uncompressed, arguments.discquant_steps);
+  const auto show = [&](const std::string& text) {
+    fmt::print("{}", text);
+    std::fflush(stdout);
+    page += text;
+  };
+  constexpr const char* kHead =
+      "| scheme | bits per weight | bits per byte | spread of the sets | gap closed | reference "
+      "|\n|---|---|---|---|---|---|\n";
+  std::vector<std::string> plan;
+  for (const bool all : {false, true}) {
+    if (arguments.scope == (all ? "linears" : "all")) continue;
+    show(fmt::format("\n## Scope `{}`\n\n{}", all ? "all" : "linears", kHead));
+    for (const std::vector<std::string>& group : all ? kAll : kLinears) {
+      std::optional<double> plain;
+      for (const std::string& scheme : group) {
+        const Score s = laboratory.measure(scheme, all ? 0 : 1);
+        if (!plain) plain = s.mean();
+        show(row(scheme, s, *plain, uncompressed, all));
+      }
+      if (all && group.front() == "int3-g128") {
+        const double uniform = laboratory.measure("int3-g128+gptq", 0).mean();
+        const Score s = laboratory.automatic(3.125, plan);
+        show(row("auto:3.125bpw", s, *plain, uncompressed, all));
+        show(fmt::format("| of the gap of `int3-g128+gptq` | | | | {:.0f} % | |\n",
+                         100 * (uniform - s.mean()) / (uniform - uncompressed)));
+      }
+      if (!all && group.front() == "int3-g64") {
+        DiscQuantOptions options;
+        options.steps = arguments.discquant_steps;
+        options.warmup = options.steps / 8;
+        options.clamp = 0.5;
+        show(row("int3-g64, DiscQuant end to end", laboratory.discquant(GroupInt{3, 64}, options), *plain, uncompressed,
+                 all));
+      }
+    }
+  }
+  if (!plan.empty())
+    show("\n## The plan of `auto:3.125bpw`, first calibration set\n\n| tensor | scheme |\n|---|---|\n");
+  for (std::size_t m = 0; m < plan.size(); ++m)
+    show(fmt::format("| `{}` | `{}` |\n", laboratory.config().matrices()[m].name, plan[m]));
+  write_file_atomically(arguments.out, page);
+  return 0;
+}
+
+}  // namespace example
