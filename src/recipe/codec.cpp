@@ -33,7 +33,7 @@ AnyLinear encode_matrix(const Codec& codec, MatrixView<const float> w, const Enc
 }
 
 namespace {
-constexpr std::array<const char*, 4> kStarts = {"nearest", "gptq", "flexround", "discquant"};  // as Start
+constexpr std::array<const char*, 5> kStarts = {"nearest", "gptq", "flexround", "discquant", "awq"};  // as Start
 }
 
 RoundingSteps RoundingSteps::read(const Scheme& scheme, bool weighs) {
@@ -75,6 +75,8 @@ void RoundingSteps::choose(MatrixView<const float> w, const EncodeOptions& optio
     case Start::flexround:
       flexround(w, *options.gram, grids, q, {}, options.execution);
       break;
+    case Start::awq:  // changes the weights themselves: AwqCodec
+      throw UnsupportedError("RoundingSteps::choose: awq chooses scales of the inputs, no values of given grids");
     case Start::discquant:
       discquant(w, *options.gram, grids, q, layer_form_options(), options.execution);
       break;

@@ -18,6 +18,7 @@ const Registry& Registry::standard() {
     r.add(
         SchemeAlgorithm{"flexround", "FlexRound: learns what each weight is divided by before rounding (calibration)"});
     r.add(SchemeAlgorithm{"discquant", "DiscQuant with the layer's own error as loss (calibration)"});
+    r.add(SchemeAlgorithm{"awq", "AWQ: scales of the input features, folded into the weights (calibration)"});
     r.add(SchemeAlgorithm{"polish", "coordinate descent on the layer's error after any rounding (calibration)"});
     recipe_detail::add_dense_families(r);
     recipe_detail::add_quant_families(r);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "blockpack/core/config.hpp"
+#include "blockpack/quant/awq.hpp"
 #include "blockpack/quant/rounding.hpp"
 #include "blockpack/recipe/codec.hpp"
 #include "blockpack/recipe/scheme.hpp"
@@ -17,7 +18,7 @@ namespace blockpack::inline BLOCKPACK_ABI {
 
 /// The rounding part of a scheme: how the values of fitted grids are chosen, one step after another.
 struct RoundingSteps {
-  enum class Start : std::uint8_t { nearest, gptq, flexround, discquant };
+  enum class Start : std::uint8_t { nearest, gptq, flexround, discquant, awq };
   bool importance = false;  ///< fits weight errors by EncodeOptions::importance
   Start start = Start::nearest;
   bool polish = false;  ///< coordinate descent on what the start has chosen
@@ -38,7 +39,7 @@ struct RoundingSteps {
 /// What SchemeFamily::algorithms lists for a format: all of them for one with grids.
 template <RowFormat F>
 std::vector<std::string> rounding_algorithms() {
-  if constexpr (GridFormat<F>) return {"nearest", "importance", "gptq", "flexround", "discquant", "polish"};
+  if constexpr (GridFormat<F>) return {"nearest", "importance", "gptq", "flexround", "discquant", "awq", "polish"};
   return {"nearest", "importance"};
 }
 
@@ -85,13 +86,53 @@ class RoundingCodec final : public Codec {
   RoundingSteps steps_;
 };
 
+/// A format behind AWQ's scales of the input features: the sections of the format under `outer.`, and `inner.scales`.
+template <GridFormat F>
+class AwqCodec final : public Codec {
+ public:
+  AwqCodec(F values, RoundingSteps steps) : values_(std::move(values)), steps_(steps) {}
+
+  std::string scheme() const override { return values_.scheme() + steps_.suffix(); }
+  std::string format() const override { return values_.scheme() + "+awq"; }
+  std::vector<SectionSize> sections(MatrixShape shape) const override {
+    std::vector<SectionSize> sizes = RowCodec<F>(values_).sections(shape);
+    for (SectionSize& s : sizes) s.name = "outer." + s.name;
+    sizes.push_back({"inner.scales", checked_mul(shape.cols, index_t{sizeof(float)}, "sections"), false});
+    return sizes;
+  }
+  bool row_wise() const noexcept override { return true; }
+  bool encodes_panels() const noexcept override { return false; }
+  index_t working_bytes(MatrixShape shape) const override {
+    const index_t side = std::max(shape.rows, shape.cols);
+    return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 5 * index_t{sizeof(float)}, "working_bytes");
+  }
+  CalibrationNeeds needs() const noexcept override { return {true, steps_.importance}; }
+  void encode(MatrixView<const float> w, index_t /*first_row*/, std::span<std::byte* const> dst,
+              const EncodeOptions& options) const override {
+    detail::require_calibration(*this, options);
+    const DescentOptions descent{steps_.polish ? DescentOptions{}.sweeps : 0};
+    const std::vector<Section> stored = round_awq(values_, w, *options.gram, {}, descent, options).matrix.sections();
+    for (std::size_t s = 0; s < stored.size(); ++s)
+      if (!stored[s].data.bytes.empty()) std::memcpy(dst[s], stored[s].data.bytes.data(), stored[s].data.bytes.size());
+  }
+  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy) const override {
+    return ScaledMatrix<F>::from_sections(shape, {shape.cols, values_, {}}, sections);
+  }
+
+ private:
+  F values_;
+  RoundingSteps steps_;
+};
+
 /// The codec of a format with the algorithms of a scheme, all of them among rounding_algorithms<F>(). `weighs`: the fit
 /// of the format has errors that importance can weight; FormatError that points at `+importance` otherwise.
 template <RowFormat F>
 std::shared_ptr<const Codec> make_rounding_codec(F format, const Scheme& scheme, bool weighs) {
   const RoundingSteps steps = RoundingSteps::read(scheme, weighs);
-  if constexpr (GridFormat<F>)
+  if constexpr (GridFormat<F>) {
+    if (steps.start == RoundingSteps::Start::awq) return std::make_shared<const AwqCodec<F>>(std::move(format), steps);
     if (steps.needs_gram()) return std::make_shared<const RoundingCodec<F>>(std::move(format), steps);
+  }
   return make_row_codec(std::move(format), steps.importance);
 }
 
