@@ -3,10 +3,12 @@
 
 /// Codecs that choose codes by an algorithm of quant/rounding.hpp: what `+gptq`, `+polish` … behind a format mean.
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/quant/awq.hpp"
