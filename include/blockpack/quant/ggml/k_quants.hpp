@@ -101,7 +101,7 @@ inline SubScales fit_with_min(const BlockInput& in, std::size_t size, int max_co
   const float sigma2 = importance == nullptr ? 0.0f : small ? mean_square(in.x) : twice_mean_square(in.x);
   for (std::size_t j = 0; j < 256 / size; ++j) {
     const std::span<const float> x = in.x.subspan(size * j, size);
-    float w[32];
+    float w[32] = {};
     Trials trials{-0.9f, 0.05f, 36, false};
     if (importance != nullptr) {
       importance_weights(x, importance + size * j, sigma2, w);
@@ -216,7 +216,7 @@ inline bool encode(const BlockInput& in, Q3K& b) noexcept {
     const float sigma2 = super::twice_mean_square(in.x);
     for (std::size_t j = 0; j < 16; ++j) {
       const std::span<const float> x = in.x.subspan(16 * j, 16);
-      float w[16];
+      float w[16] = {};
       importance_weights(x, in.importance + 16 * j, sigma2, w);
       fit.weight[j] = super::sequential_sum(w, 16);
       fit.scale[j] = fit_symmetric(x, w, 4, fit.codes.data() + 16 * j);
@@ -255,7 +255,7 @@ inline bool encode(const BlockInput& in, Q6K& b) noexcept {
   const auto search = [&](const float* importance) {
     for (std::size_t j = 0; j < 16; ++j) {
       const std::span<const float> x = in.x.subspan(16 * j, 16);
-      float w[16];
+      float w[16] = {};
       for (std::size_t i = 0; i < 16; ++i)
         w[i] = importance != nullptr ? importance[16 * j + i] : strict_mul(x[i], x[i]);
       fit.scale[j] = fit_symmetric(x, w, 32, fit.codes.data() + 16 * j);
@@ -316,7 +316,7 @@ inline bool encode(const BlockInput& in, Iq4Xs& b) noexcept {
       const std::span<const float> x = in.x.subspan(32 * j, 32);
       const float m = signed_max(x);
       if (std::fabs(m) < kZeroBlock) continue;
-      float w[32];
+      float w[32] = {};
       if (importance != nullptr)
         importance_weights(x, importance + 32 * j, sigma2, w);
       else

@@ -210,7 +210,7 @@ inline float fit_by_moves(std::span<const float> x, std::uint8_t* codes) noexcep
     return 0.0f;
   }
   const float inverse = -static_cast<float>(kHalf) / m;
-  float w[kMaxSearch];
+  float w[kMaxSearch] = {};
   std::int8_t signed_codes[kMaxSearch];
   float sum_lx = 0.0f, sum_l2 = 0.0f;
   for (std::size_t i = 0; i < x.size(); ++i) {

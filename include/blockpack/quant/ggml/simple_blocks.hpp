@@ -83,7 +83,7 @@ namespace simple {
 inline bool symmetric_codes(const BlockInput& in, int half, Half& d, std::uint8_t* codes) noexcept {
   const auto levels = static_cast<float>(half);
   if (in.importance != nullptr) {
-    float w[32];
+    float w[32] = {};
     importance_weights(in.x, in.importance, in.row_mean_square, w);
     float scale = fit_symmetric(in.x, w, half, codes);
     if (std::isfinite(scale)) {
@@ -108,7 +108,7 @@ inline bool symmetric_codes(const BlockInput& in, int half, Half& d, std::uint8_
 /// Codes 0 … max_code above a stored minimum: Q4_1 and Q5_1.
 inline bool codes_above_min(const BlockInput& in, int max_code, Half& d, Half& min, std::uint8_t* codes) noexcept {
   if (in.importance != nullptr) {
-    float w[32];
+    float w[32] = {};
     importance_weights(in.x, in.importance, in.row_mean_square, w);
     const ScaleMin fit = fit_scale_min(in.x, w, max_code, {-0.9f, 0.05f, 36, false}, codes);
     float scale = fit.scale;
@@ -228,7 +228,7 @@ inline bool encode(const BlockInput& in, Iq4Nl& b) noexcept {
   float inverse = 0.0f;
   bool searched = false;
   if (std::fabs(m) >= kZeroBlock) {
-    float w[32];
+    float w[32] = {};
     if (in.importance != nullptr) {
       importance_weights(in.x, in.importance, strict_mul(sum_of_squares(in.x), 2.0f / 32.0f), w);
       scale = fit_iq4(in.x, w, m);
