@@ -10,6 +10,7 @@
 #include "quant/golden_cases.hpp"
 #include "quant/rounded.hpp"
 #include "quant/synthetic_layer.hpp"
+#include "support/budget.hpp"
 #include "support/catch.hpp"
 
 namespace {
@@ -145,6 +146,7 @@ TEST_CASE("DiscQuant gives the neighbours, gradients and first step of the refer
 
 TEST_CASE("FlexRound and DiscQuant beat plain rounding on a synthetic layer", "[quant]") {
   for (const float rho : {0.3f, 0.9f}) {
+    if (test::small_budget() && rho < 0.5f) continue;
     const SyntheticLayer layer({8, 128}, 512, rho, 21);
     const GroupInt format{.bits = 3, .group_size = 64, .grid = GroupGrid::half_step};
     const double plain = loss_of(layer, round_nearest(format, layer.w(), layer.h, {.sweeps = 0}));

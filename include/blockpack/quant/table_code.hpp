@@ -22,7 +22,7 @@ struct TableCode {
   float multiplier;
 };
 
-/// Codes of an even number of values, two to a byte, the first one in the low nibble.
+/// Codes two to a byte, the first one in the low nibble; the last nibble of an odd number is the code of 0.
 inline void encode_table_reference(std::span<const float> values, const TableCode& t, std::uint8_t* codes) noexcept {
   const auto code_of = [&](float w) -> std::uint32_t {
     const float x = w * t.multiplier;
@@ -32,8 +32,10 @@ inline void encode_table_reference(std::span<const float> values, const TableCod
     for (int i = 0; i < (t.signed_magnitude ? 7 : 15); ++i) code += at > t.thresholds[i] ? 1 : 0;
     return t.signed_magnitude ? code | (bits >> 31 << 3) : code;
   };
-  for (std::size_t i = 0; i < values.size(); i += 2)
-    codes[i / 2] = static_cast<std::uint8_t>(code_of(values[i]) | (code_of(values[i + 1]) << 4));
+  for (std::size_t i = 0; i < values.size(); i += 2) {
+    const float next = i + 1 < values.size() ? values[i + 1] : 0.0f;
+    codes[i / 2] = static_cast<std::uint8_t>(code_of(values[i]) | (code_of(next) << 4));
+  }
 }
 
 /// levels[code] * first * second, in this order; the first count of two codes a byte.
@@ -47,6 +49,7 @@ struct TableOps {
   const void* kernels;  ///< whatever the functions need
   /// max |v|, infinite or NaN bits where there are such values.
   std::uint32_t (*max_magnitude)(const void* kernels, std::span<const float> values);
+  /// Of an even number of values.
   void (*encode)(const void* kernels, std::span<const float> values, const TableCode& t, std::uint8_t* codes);
   void (*decode)(const void* kernels, const std::uint8_t* codes, const float* levels, float first, float second,
                  std::span<float> dst);
