@@ -123,13 +123,12 @@ class Grid {
 
 /// What a format tells the rounding algorithms. A specialization has
 ///
-///     using Parameters = …;                                       // of a group, as they are stored
-///     static index_t group_size(const F&, index_t cols);          // weights that share parameters; the last may be
-///     short static Parameters fit(const F&, const EncodeRow&, index_t first, index_t count); static Grid grid(const
-///     F&, const Parameters&); static bool set_scale(const F&, Parameters&, float scale);  // the nearest storable
-///     scale; false: scales are fixed static void store_row(const F&, std::span<const Parameters>, std::span<const
-///     float> values,
-///                           std::span<std::byte* const> dst);     // values lie on the grids; bytes of encode_row
+/// - `Parameters`, the type of a group's parameters as they are stored;
+/// - `group_size(format, cols)`, the weights that share parameters (the last group may be short);
+/// - `fit(format, row, first, count)`, the parameters of a group of a row;
+/// - `grid(format, parameters)`, its values;
+/// - `set_scale(format, parameters, scale)`, which takes the nearest storable scale; false: scales are fixed;
+/// - `store_row(format, all parameters, values, dst)`, the bytes of encode_row for values on the grids,
 ///
 /// where decoding gives back grid(parameters)'s values bit for bit.
 template <class F>
