@@ -34,14 +34,6 @@ std::vector<float> decode_row(const Ggml& format, const test::Stored& stored, st
 std::vector<float> whole_block(const Ggml& format, float value) {
   return std::vector<float>(static_cast<std::size_t>(format.spec().block), value);
 }
-double squared_error(const std::vector<float>& a, const std::vector<float>& b, const std::vector<float>& weight = {}) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const double e = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-    sum += (weight.empty() ? 1.0 : static_cast<double>(weight[i])) * e * e;
-  }
-  return sum;
-}
 
 }  // namespace
 
@@ -279,8 +271,8 @@ TEST_CASE("importance lowers the weighted error of the ggml types that search wi
       REQUIRE(plain[0] == weighted[0]);
       continue;
     }
-    const double before = squared_error(decode_row(format, plain, w.size()), w, importance);
-    const double after = squared_error(decode_row(format, weighted, w.size()), w, importance);
+    const double before = test::squared_error(decode_row(format, plain, w.size()), w, importance);
+    const double after = test::squared_error(decode_row(format, weighted, w.size()), w, importance);
     REQUIRE(after < 0.9 * before);
   }
 }

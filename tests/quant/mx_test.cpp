@@ -55,15 +55,6 @@ void check_against_scalar_type(MxElement element) {
   }
 }
 
-double squared_error(const std::vector<float>& a, const std::vector<float>& b, const std::vector<float>& weight = {}) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const double e = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-    sum += (weight.empty() ? 1.0 : static_cast<double>(weight[i])) * e * e;
-  }
-  return sum;
-}
-
 }  // namespace
 
 TEST_CASE("MX elements at scale 1 are the scalar types of core", "[quant][format]") {
@@ -204,13 +195,13 @@ TEST_CASE("the mse scale is never worse than floor, one up or one down, and list
       const int chosen = mse.fit(w);
       CAPTURE(floor.scheme(), seed, base, chosen);
       REQUIRE(std::abs(base - chosen) <= 1);
-      const double error = squared_error(w, round_trip(mse, w));
+      const double error = test::squared_error(w, round_trip(mse, w));
       for (const int other : {base - 1, base, base + 1}) {
         std::vector<std::int32_t> codes(32);
         std::vector<float> decoded(32);
         floor.encode(w, static_cast<std::uint8_t>(other), codes);
         floor.decode(codes, static_cast<std::uint8_t>(other), decoded);
-        REQUIRE(error <= squared_error(w, decoded) * (1 + 1e-5));
+        REQUIRE(error <= test::squared_error(w, decoded) * (1 + 1e-5));
       }
     }
   }

@@ -63,4 +63,15 @@ inline std::vector<int> numbers(const std::vector<std::byte>& bytes) {
   return result;
 }
 
+/// Sum of weight * (a - b)², weight 1 where there is none.
+inline double squared_error(const std::vector<float>& a, const std::vector<float>& b,
+                            const std::vector<float>& weight = {}) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double e = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+    sum += (weight.empty() ? 1.0 : static_cast<double>(weight[i])) * e * e;
+  }
+  return sum;
+}
+
 }  // namespace blockpack::test

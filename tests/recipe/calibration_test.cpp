@@ -11,16 +11,6 @@ namespace {
 
 using namespace blockpack::test;
 
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
-
 TEST_CASE("a calibration folder gives back what was written, the mean over tokens", "[recipe]") {
   const TemporaryFolder folder;
   const CalibrationFolder calibration(folder.path());

@@ -114,4 +114,15 @@ inline std::vector<float> matrix_values(const CompressedModel& model, const std:
   return values;
 }
 
+/// What the Error says that f throws; empty when it throws none.
+template <class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
 }  // namespace blockpack::test

@@ -12,16 +12,6 @@ namespace {
 
 using namespace blockpack::test;
 
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
-
 /// Inputs whose columns depend on one another: x_j = 0.9 x_(j-1) + noise.
 GramMatrix correlated(index_t cols, std::uint64_t seed) {
   constexpr index_t kRows = 200;
