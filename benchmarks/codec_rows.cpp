@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // encode/…, decode/…: a float32 matrix into a scheme and back, through the registry, checked against the scalar level
-// of the same library. GBps counts the float32 bytes, of the input when encoding, of the output when decoding.
+// of the same library; a peer's encoder must give the same bytes. GBps counts the float32 bytes, of the input when
+// encoding, of the output when decoding.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -61,6 +62,19 @@ class Coded {
                             blockpack::MatrixView<float>(decoded_.data() + t * kStep * kCols, kStep, kCols));
     });
   }
+  /// Throws unless the peer's bytes are ours; looks once.
+  void check(const Encoder& peer, const std::string& scheme) {
+    if (checked_ == peer.name) return;
+    const auto ours = stored_[0].data.bytes;
+    peers_ = LargeBuffer<std::byte>(static_cast<index_t>(ours.size()));
+    const index_t written = encode_by(peer, scheme);
+    if (stored_.size() != 1 || !std::equal(ours.begin(), ours.end(), peers_.begin(), peers_.begin() + written))
+      throw std::runtime_error("the bytes of " + peer.name + " are not ours");
+    checked_ = peer.name;
+  }
+  index_t encode_by(const Encoder& peer, const std::string& scheme) {
+    return peer.encode(scheme, {w_, kRows, kCols}, peers_.data());
+  }
   double rel_error() const noexcept { return rel_error_; }
   double bits_per_weight() const noexcept { return 8 * stored_bytes_ / static_cast<double>(kRows * kCols); }
   double stored_bytes() const noexcept { return stored_bytes_; }
@@ -104,6 +118,8 @@ class Coded {
   std::vector<blockpack::Section> stored_;
   blockpack::AnyLinear operator_;
   LargeBuffer<float> decoded_;
+  LargeBuffer<std::byte> peers_;  // what a peer's encoder wrote
+  std::string checked_;           // the peer whose bytes were compared last
   std::vector<index_t> rows_;
   double stored_bytes_ = 0;
   double rel_error_ = 0;
@@ -120,20 +136,35 @@ Coded& coded(const std::string& scheme, std::uint64_t seed) {
   return *current;
 }
 
-void codec_row(benchmark::State& state, const std::string& scheme, bool encoding, int threads, std::uint64_t seed) {
+template <class F>
+void codec_row(benchmark::State& state, Coded& c, int threads, const F& call) {
+  constexpr double kFloats = 4.0 * kRows * kCols;
+  const double footprint = kFloats + c.stored_bytes();
+  const double limit = limits().seconds(0, Arithmetic::f32, footprint, footprint, threads);
+  const PinThreads pin(threads);
+  const double seconds = time_calls(state, threads, 1, call);
+  state.counters["GBps"] = kFloats / seconds * 1e-9;
+  state.counters["limit_fraction"] = limit / seconds;
+  state.counters["bits_per_weight"] = c.bits_per_weight();
+  state.counters["rel_error"] = c.rel_error();
+}
+
+void own_row(benchmark::State& state, const std::string& scheme, bool encoding, int threads, std::uint64_t seed) {
   try {
     Coded& c = coded(scheme, seed);
-    constexpr double kFloats = 4.0 * kRows * kCols;
-    const double footprint = kFloats + c.stored_bytes();
-    const double limit = limits().seconds(0, Arithmetic::f32, footprint, footprint, threads);
     blockpack::Execution how;
     how.threads = threads;
-    const PinThreads pin(threads);
-    const double seconds = time_calls(state, threads, 1, [&] { encoding ? c.encode(how) : c.decode(threads); });
-    state.counters["GBps"] = kFloats / seconds * 1e-9;
-    state.counters["limit_fraction"] = limit / seconds;
-    state.counters["bits_per_weight"] = c.bits_per_weight();
-    state.counters["rel_error"] = c.rel_error();
+    codec_row(state, c, threads, [&] { encoding ? c.encode(how) : c.decode(threads); });
+  } catch (const std::exception& e) {
+    state.SkipWithError(e.what());
+  }
+}
+
+void peer_row(benchmark::State& state, const std::string& scheme, const Encoder& peer, std::uint64_t seed) {
+  try {
+    Coded& c = coded(scheme, seed);
+    c.check(peer, scheme);
+    codec_row(state, c, 1, [&] { c.encode_by(peer, scheme); });
   } catch (const std::exception& e) {
     state.SkipWithError(e.what());
   }
@@ -141,13 +172,19 @@ void codec_row(benchmark::State& state, const std::string& scheme, bool encoding
 
 }  // namespace
 
-void add_codec_rows(Suite& suite, const Options& options) {
-  const std::string place = "/blockpack/N:" + std::to_string(kRows) + "/K:" + std::to_string(kCols) + "/threads:";
-  for (const std::string& scheme : measured_schemes())
+void add_codec_rows(Suite& suite, const Contestants& contestants, const Options& options) {
+  const std::string place = "/N:" + std::to_string(kRows) + "/K:" + std::to_string(kCols) + "/threads:";
+  for (const std::string& scheme : measured_schemes()) {
+    const std::string group = "codec/" + scheme;
     for (const bool encoding : {true, false})
       for (int threads = 1; threads <= options.max_threads; ++threads)
-        suite.add((encoding ? "encode/" : "decode/") + scheme + place + std::to_string(threads), "codec/" + scheme,
-                  [=, seed = options.seed](benchmark::State& s) { codec_row(s, scheme, encoding, threads, seed); });
+        suite.add((encoding ? "encode/" : "decode/") + scheme + "/blockpack" + place + std::to_string(threads), group,
+                  [=, seed = options.seed](benchmark::State& s) { own_row(s, scheme, encoding, threads, seed); });
+    for (const Encoder& peer : contestants.encoders)
+      if (peer.serves(scheme))
+        suite.add("encode/" + scheme + "/" + peer.name + place + "1", group,
+                  [=, seed = options.seed](benchmark::State& s) { peer_row(s, scheme, peer, seed); });
+  }
 }
 
 }  // namespace bench

@@ -120,11 +120,14 @@ int run(int argc, char** argv) {
 #if defined(BENCH_WITH_LIBXSMM)
   bench::add_libxsmm(contestants);
 #endif
+#if defined(BENCH_WITH_GGML)
+  bench::add_ggml(contestants);
+#endif
 
   bench::Suite suite;
   bench::add_limit_rows(suite, options);
   bench::add_matmul_rows(suite, contestants, options);
-  bench::add_codec_rows(suite, options);
+  bench::add_codec_rows(suite, contestants, options);
   bench::add_entropy_rows(suite, options);
   bench::add_rounding_rows(suite, options);
   if (list) return suite.list(filter);

@@ -37,6 +37,10 @@ double tolerance(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::f32 ? 1e-5 : arithmetic == Arithmetic::bf16 ? 6e-3 : 0.15;
 }
 
+const char* name_of(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::f32 ? "f32" : arithmetic == Arithmetic::bf16 ? "bf16" : "int8";
+}
+
 double dot(const float* a, const float* b, index_t k) {
   double sum[8] = {};
   index_t i = 0;
@@ -190,6 +194,8 @@ void matmul_row(benchmark::State& state, const std::string& group_name, const Ca
     state.counters["limit_fraction"] = limit / seconds;
     state.counters["bits_per_weight"] = 8 * product.weight_bytes() / (n * k);
     state.counters["rel_error"] = contestant.rel_error;
+    const std::string path = product.path();
+    state.SetLabel(name_of(product.arithmetic()) + (path.empty() ? "" : " " + path));
   } catch (const std::exception& e) {
     state.SkipWithError(e.what());
   }

@@ -49,6 +49,9 @@ class Product {
   virtual void decode_row(index_t row, float* dst) const = 0;
 
   virtual Arithmetic arithmetic() const = 0;
+
+  /// Which of several ways the implementation took, for the label of the row; empty where there is one.
+  virtual std::string path() const { return {}; }
 };
 
 /// What a row of the table asks for.
@@ -65,6 +68,13 @@ struct Implementation {
   std::unique_ptr<Product> (*prepare)(const Request& request) = nullptr;
 };
 
+/// A peer's encoder, on one thread, for schemes whose bytes must be ours.
+struct Encoder {
+  std::string name;
+  bool (*serves)(const std::string& scheme) = nullptr;
+  index_t (*encode)(const std::string& scheme, const Weights& w, std::byte* dst) = nullptr;  ///< bytes written
+};
+
 /// Name and version of a linked library, for the JSON context.
 struct Peer {
   std::string name;
@@ -75,6 +85,7 @@ struct Peer {
 struct Contestants {
   std::vector<std::string> schemes;  ///< of the matmul rows, each once
   std::vector<Implementation> implementations;
+  std::vector<Encoder> encoders;
   std::vector<Peer> peers;
 };
 
@@ -84,5 +95,6 @@ void add_onednn(Contestants& all);
 void add_openblas(Contestants& all);
 void add_eigen(Contestants& all);
 void add_libxsmm(Contestants& all);
+void add_ggml(Contestants& all);
 
 }  // namespace bench

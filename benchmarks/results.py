@@ -13,6 +13,7 @@ class Row:
         self.name = name
         self.times = []  # seconds of one call, one per repetition
         self.counters = {}
+        self.label = ""  # of a product: its arithmetic, and which of several ways a peer took
         self.error = None
         head, _, _ = name.partition("/M:") if "/M:" in name else name.partition("/N:")
         parts = head.split("/")
@@ -80,6 +81,7 @@ def load(paths):
             if run.get("error_occurred"):
                 row.error = run.get("error_message", "failed")
                 continue
+            row.label = run.get("label", "")
             row.times.append(run["real_time"] * UNITS[run["time_unit"]])
             for counter in COUNTERS:
                 if counter in run:

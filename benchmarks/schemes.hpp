@@ -6,7 +6,7 @@
 
 namespace bench {
 
-/// Compressed schemes with rows of their own: one or two of each family. Any other scheme of the registry is added to
+/// Compressed schemes with rows of their own: every kind of block, in one size. Any other scheme of the registry is added to
 /// the suite with --scheme.
 std::vector<std::string>& measured_schemes();
 

@@ -31,8 +31,8 @@ class TableAndJson final : public benchmark::BenchmarkReporter {
 
   bool ReportContext(const Context& context) override {
     if (std::exchange(started_, true)) return true;
-    fmt::print("{:<72} {:>11} {:>6} {:>8} {:>9} {:>6} {:>6} {:>9}\n", "row", "median", "spread", "GB/s", "GOP/s",
-               "limit", "bits/w", "rel.err");
+    fmt::print("{:<72} {:>11} {:>6} {:>8} {:>9} {:>6} {:>6} {:>9} {}\n", "row", "median", "spread", "GB/s", "GOP/s",
+               "limit", "bits/w", "rel.err", "arithmetic");
     return !file_.is_open() || json_.ReportContext(context);
   }
 
@@ -74,10 +74,10 @@ class TableAndJson final : public benchmark::BenchmarkReporter {
  private:
   static std::string line(const Run& run, double spread) {
     const double ms = run.GetAdjustedRealTime() / benchmark::GetTimeUnitMultiplier(run.time_unit) * 1e3;
-    return fmt::format("{:<72} {:>8.4f} ms {:>5.1f}% {:>8} {:>9} {:>6} {:>6} {:>9}\n", run.run_name.str(), ms,
+    return fmt::format("{:<72} {:>8.4f} ms {:>5.1f}% {:>8} {:>9} {:>6} {:>6} {:>9} {}\n", run.run_name.str(), ms,
                        100 * spread, counter(run, "GBps", "{:.2f}"), counter(run, "GOPS", "{:.1f}"),
                        counter(run, "limit_fraction", "{:.2f}"), counter(run, "bits_per_weight", "{:.2f}"),
-                       counter(run, "rel_error", "{:.1e}"));
+                       counter(run, "rel_error", "{:.1e}"), run.report_label);
   }
 
   benchmark::JSONReporter json_;
