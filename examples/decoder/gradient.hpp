@@ -13,7 +13,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -30,15 +29,6 @@ inline void transpose(MatrixView<const float> src, MatrixView<float> dst) {
     for (index_t col = 0; col < src.cols(); col += kTile)
       for (index_t i = row; i < std::min(row + kTile, src.rows()); ++i)
         for (index_t j = col; j < std::min(col + kTile, src.cols()); ++j) dst(j, i) = src(i, j);
-}
-
-/// The matrix an operator stands for.
-inline Matrix decoded(const AnyLinear& op) {
-  Matrix w(op.out_features(), op.in_features());
-  std::vector<index_t> rows(static_cast<std::size_t>(w.rows));
-  std::iota(rows.begin(), rows.end(), index_t{0});
-  op.decode_rows(rows, w.view());
-  return w;
 }
 
 /// One matrix of gradients per matrix of the decoder, in the order of DecoderConfig::matrices().

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// The steps of a decoder between its linear layers, each with its derivative: RMSNorm, rotary positions, causal
-/// attention of one head over one window, SiLU.
+/// The steps of a transformer between its linear layers: RMSNorm, rotary positions, attention of one head over one
+/// window, SiLU, each with its derivative.
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "blockpack/core/any_linear.hpp"
 #include "blockpack/core/buffer.hpp"
 #include "blockpack/core/types.hpp"
 #include "blockpack/core/view.hpp"
@@ -31,6 +33,15 @@ struct Matrix {
   index_t rows = 0, cols = 0;
   blockpack::AlignedBuffer<float> values;
 };
+
+/// The matrix an operator stands for.
+inline Matrix decoded(const blockpack::AnyLinear& op) {
+  Matrix w(op.out_features(), op.in_features());
+  std::vector<index_t> rows(static_cast<std::size_t>(w.rows));
+  std::iota(rows.begin(), rows.end(), index_t{0});
+  op.decode_rows(rows, w.view());
+  return w;
+}
 
 /// y += a * x, in runs of a fixed length that compilers vectorize at -O2 too. x and y do not overlap.
 inline void add_scaled(float a, const float* __restrict x, float* __restrict y, index_t n) {
@@ -102,31 +113,32 @@ class RotaryTable {
   std::vector<float> cosine_, sine_;
 };
 
-/// Causal attention of one head over one window: q and k (rotated already), v and out are [window, head_dim] views into
-/// the whole layer's matrices. Row t of `weights` [window, window] gets the t + 1 attention weights of position t; who
-/// does not want them passes one row, [1, window]. Keys are transposed first, so that both products run along
-/// contiguous memory.
+/// Attention of one head over one window: q and k (rotated already), v and out are [window, head_dim] views into the
+/// whole layer's matrices. Causal: position t sees positions 0 to t; otherwise all. Row t of `weights` [window, window]
+/// gets the attention weights of position t; who does not want them passes one row, [1, window]. Keys are transposed
+/// first, so that both products run along contiguous memory.
 inline void attend(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
-                   MatrixView<float> weights, MatrixView<float> out) {
+                   MatrixView<float> weights, MatrixView<float> out, bool causal = true) {
   const index_t window = q.rows(), dim = q.cols();
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   Matrix keys(dim, window);
   for (index_t t = 0; t < window; ++t)
     for (index_t i = 0; i < dim; ++i) keys.view()(i, t) = k(t, i);
   for (index_t t = 0; t < window; ++t) {
+    const index_t seen = causal ? t + 1 : window;
     float* weight = weights.row_data(weights.rows() == 1 ? 0 : t);
-    std::fill(weight, weight + t + 1, 0.0f);
-    for (index_t i = 0; i < dim; ++i) add_scaled(q(t, i) * scale, keys.view().row_data(i), weight, t + 1);
-    const float top = *std::max_element(weight, weight + t + 1);
+    std::fill(weight, weight + seen, 0.0f);
+    for (index_t i = 0; i < dim; ++i) add_scaled(q(t, i) * scale, keys.view().row_data(i), weight, seen);
+    const float top = *std::max_element(weight, weight + seen);
     float sum = 0;
-    for (index_t s = 0; s <= t; ++s) sum += weight[s] = std::exp(weight[s] - top);
+    for (index_t s = 0; s < seen; ++s) sum += weight[s] = std::exp(weight[s] - top);
     float* mixed = out.row_data(t);
     std::fill(mixed, mixed + dim, 0.0f);
-    for (index_t s = 0; s <= t; ++s) add_scaled(weight[s] /= sum, v.row_data(s), mixed, dim);
+    for (index_t s = 0; s < seen; ++s) add_scaled(weight[s] /= sum, v.row_data(s), mixed, dim);
   }
 }
 
-/// Gradients of attend for the gradient `dout` of its result: dq, dk and dv [window, head_dim] are overwritten.
+/// Gradients of causal attend for the gradient `dout` of its result: dq, dk and dv [window, head_dim] are overwritten.
 ///     dv_s = Σ_t p_ts dout_t;  ds_ts = p_ts (dout_t·v_s - Σ_u p_tu dout_t·v_u);  dq_t = Σ_s ds_ts k_s / √dim; dk alike
 inline void attend_backward(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
                             MatrixView<const float> weights, MatrixView<const float> dout, MatrixView<float> dq,
