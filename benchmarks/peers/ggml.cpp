@@ -74,7 +74,7 @@ std::optional<ggml_type> type_of(const std::string& scheme) {
   return std::nullopt;
 }
 
-/// The CPU device, found through the registry: it may be a plug-in.
+/// The CPU device, found through the registry: it may be a plug-in, which is loaded then.
 struct Cpu {
   ggml_backend_dev_t device = nullptr;
   ggml_backend_t backend = nullptr;
@@ -88,7 +88,7 @@ struct Cpu {
           if (level == GGML_LOG_LEVEL_WARN || level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
         },
         nullptr);
-    ggml_backend_load_all();
+    if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) ggml_backend_load_all();
     device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     if (device == nullptr) throw std::runtime_error("ggml has no CPU device");
     backend = ggml_backend_dev_init(device, nullptr);
