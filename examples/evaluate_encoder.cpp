@@ -28,22 +28,23 @@ using namespace example;
 using blockpack::Activations;
 
 constexpr index_t kNeighbours = 10;
-constexpr double kMebibyte = 1048576;
 
 constexpr const char* kIntroduction = R"(# Quality on a sentence encoder
 
 Made by `evaluate_encoder FOLDER --out docs/quality_encoder.md`, where `examples/evaluate_encoder/fetch_model.sh FOLDER`
-fetches the Universal Sentence Encoder Lite ({} parameters, float32) and {} sentences of {:.1f} tokens in the mean.
-Every matrix is compressed, the embedding too; {} activations.
+fetches the Universal Sentence Encoder Lite ({} parameters, float32) and {} sentences of {:.1f} tokens in the
+mean, run with {} activations.
 
+- Scope `linears`: the {} matrices of the linear layers; the embedding stays float32. Scope `all`: the embedding too. The two
+  are never mixed in a comparison, and bits per weight count the matrices of the scope. MiB count the whole model.
 - "1 - cosine" is the mean over the sentences, between the embedding and that of the uncompressed model. "recall@10" is the
   share of the ten nearest neighbours of a sentence among the others, by cosine, that stay when all sentences are embedded
   by the compressed model.
-- Bits per weight count the matrices. MiB count the whole model, {:.2f} of it vectors that stay float32.
 - Schemes with calibration have seen other sentences: XᵀX of the input of each linear layer, or its diagonal as the
   importance of the columns. Nothing is multiplied with the embedding: it is rounded plainly to the same format.
-
 )";
+
+constexpr const char* kHead = "| scheme | bits per weight | MiB | 1 - cosine | recall@10 |\n|---|---|---|---|---|\n";
 
 const std::vector<std::string> kSchemes = {"f32",           "bf16",  "int8-g128",       "mxfp8-e4m3",
                                            "mxfp6-e2m3",    "q6_k",  "int4-g32",        "int4-g32+gptq",
@@ -54,17 +55,19 @@ const std::vector<std::string> kSchemes = {"f32",           "bf16",  "int8-g128"
 
 struct Arguments {
   std::string folder, sentences, out;
+  std::string scope = "both";  ///< linears, all or both
   std::vector<std::string> schemes, models;
   std::size_t limit = 1 << 20;
   Activations activations = Activations::f32;
   int threads = 0;
 };
 
-std::vector<std::vector<index_t>> read_tokens(const UnigramTokenizer& tokenizer, const std::filesystem::path& path,
-                                              std::size_t limit) {
+using Sentences = std::vector<std::vector<index_t>>;  // ids
+
+Sentences read_tokens(const UnigramTokenizer& tokenizer, const std::filesystem::path& path, std::size_t limit) {
   std::ifstream file(path);
   if (!file) throw blockpack::Error("no sentences at '" + path.string() + "', one a line");
-  std::vector<std::vector<index_t>> sentences;
+  Sentences sentences;
   for (std::string line; sentences.size() < limit && std::getline(file, line);)
     if (!line.empty()) sentences.push_back(tokenizer.encode(line));
   return sentences;
@@ -74,6 +77,21 @@ double weights_of(const AnyLinear& op) {
   return static_cast<double>(op.out_features()) * static_cast<double>(op.in_features());
 }
 
+bool needs_calibration(const std::vector<std::string>& schemes) {
+  return std::any_of(schemes.begin(), schemes.end(), [](const std::string& scheme) {
+    const blockpack::CalibrationNeeds needs = blockpack::Registry::standard().codec(scheme)->needs();
+    return needs.gram || needs.importance;
+  });
+}
+
+std::string introduction(const SentenceEncoder& encoder, const Sentences& sentences, Activations activations) {
+  double tokens = 0, parameters = static_cast<double>(encoder.vector_bytes() / sizeof(float));
+  for (const std::vector<index_t>& sentence : sentences) tokens += static_cast<double>(sentence.size());
+  for (const auto& [name, op] : encoder.matrices()) parameters += weights_of(op);
+  return fmt::format(kIntroduction, parameters, sentences.size(), tokens / static_cast<double>(sentences.size()),
+                     to_string(activations), encoder.matrices().size() - 1);
+}
+
 int run(const Arguments& arguments) {
   const std::filesystem::path folder = arguments.folder;
   for (const char* name : {"model.safetensors", "config.json", "vocab.tsv"})
@@ -81,54 +99,52 @@ int run(const Arguments& arguments) {
       throw blockpack::Error(fmt::format("no {} in '{}'; fetch the model: examples/evaluate_encoder/fetch_model.sh {}",
                                          name, folder.string(), folder.string()));
   if (!arguments.out.empty()) const blockpack::AtomicFile writable(arguments.out);  // said now, not after the work
-  const bool calibrates =
-      std::any_of(arguments.schemes.begin(), arguments.schemes.end(), [](const std::string& scheme) {
-        const blockpack::CalibrationNeeds needs = blockpack::Registry::standard().codec(scheme)->needs();
-        return needs.gram || needs.importance;
-      });
   ApplyOptions how;
   how.execution.threads = arguments.threads;
   how.activations = arguments.activations;
   const UnigramTokenizer tokenizer = UnigramTokenizer::load(folder / "vocab.tsv");
-  const auto sentences = read_tokens(
-      tokenizer, arguments.sentences.empty() ? folder / "sentences.txt" : std::filesystem::path(arguments.sentences),
-      arguments.limit);
+  const std::filesystem::path source =
+      arguments.sentences.empty() ? folder / "sentences.txt" : std::filesystem::path(arguments.sentences);
+  const Sentences sentences = read_tokens(tokenizer, source, arguments.limit);
   const EncoderConfig config = EncoderConfig::load(folder / "config.json");
   const SentenceEncoder original(CompressedModel::open(folder / "model.safetensors"), config);
+  std::vector<SentenceEncoder> models;
+  for (const std::string& model : arguments.models) models.emplace_back(CompressedModel::open(model), config);
   EncoderCalibration calibration;
-  if (calibrates)
+  if (needs_calibration(arguments.schemes))
     calibration = calibrate(original, read_tokens(tokenizer, folder / "calibration.txt", arguments.limit), how);
   const Matrix reference = embed_all(original, sentences, how);
   const std::vector<index_t> neighbours = nearest_rows(reference.view(), kNeighbours, how.execution);
 
-  double tokens = 0, parameters = static_cast<double>(original.vector_bytes() / sizeof(float));
-  for (const std::vector<index_t>& sentence : sentences) tokens += static_cast<double>(sentence.size());
-  for (const auto& [tensor, op] : original.matrices()) parameters += weights_of(op);
-  std::string page =
-      fmt::format(kIntroduction, parameters, sentences.size(), tokens / static_cast<double>(sentences.size()),
-                  to_string(arguments.activations), static_cast<double>(original.vector_bytes()) / kMebibyte);
+  std::string page = introduction(original, sentences, arguments.activations);
   const auto show = [&](const std::string& text) {
     fmt::print("{}", text);
     std::fflush(stdout);
     page += text;
   };
-  const auto row = [&](const std::string& name, const SentenceEncoder& encoder) {
-    double bytes = 0, weights = 0;
+  const auto row = [&](const std::string& name, const SentenceEncoder& encoder, Scope scope) {
+    double bits = 0, weights = 0, bytes = static_cast<double>(encoder.vector_bytes());
     for (const auto& [tensor, op] : encoder.matrices()) {
       bytes += static_cast<double>(op.storage_bytes());
+      if (!includes(scope, tensor)) continue;
+      bits += 8 * static_cast<double>(op.storage_bytes());
       weights += weights_of(op);
     }
     const Matrix embeddings = embed_all(encoder, sentences, how);
-    show(fmt::format("| `{}` | {:.3f} | {:.2f} | {:.2e} | {:.4f} |\n", name, 8 * bytes / weights,
-                     (bytes + static_cast<double>(encoder.vector_bytes())) / kMebibyte,
+    show(fmt::format("| `{}` | {:.3f} | {:.2f} | {:.2e} | {:.4f} |\n", name, bits / weights, bytes / 1048576,
                      mean_cosine_distance(reference.view(), embeddings.view()),
                      recall(neighbours, nearest_rows(embeddings.view(), kNeighbours, how.execution), kNeighbours)));
   };
-  show("| scheme | bits per weight | MiB | 1 - cosine | recall@10 |\n|---|---|---|---|---|\n");
-  for (const std::string& scheme : arguments.schemes)
-    row(scheme, compressed(original, scheme, calibration, how.execution));
-  for (const std::string& model : arguments.models)
-    row(std::filesystem::path(model).filename().string(), SentenceEncoder(CompressedModel::open(model), config));
+  for (const Scope scope : {Scope::linears, Scope::all}) {
+    const std::string name = scope == Scope::all ? "all" : "linears";
+    if (arguments.schemes.empty() || (arguments.scope != name && arguments.scope != "both")) continue;
+    show(fmt::format("\n## Scope `{}`\n\n{}", name, kHead));
+    for (const std::string& scheme : arguments.schemes)
+      row(scheme, compressed(original, scope, scheme, calibration, how.execution), scope);
+  }
+  if (!models.empty()) show(fmt::format("\n## Models\n\n{}", kHead));
+  for (std::size_t i = 0; i < models.size(); ++i)
+    row(std::filesystem::path(arguments.models[i]).filename().string(), models[i], Scope::all);
   if (!arguments.out.empty()) blockpack::write_file_atomically(arguments.out, page);
   return 0;
 }
@@ -148,6 +164,7 @@ int main(int argc, char** argv) {
   app.add_option("FOLDER", arguments.folder, "What examples/evaluate_encoder/fetch_model.sh made")->required();
   app.add_option("-s,--scheme", arguments.schemes, "Schemes to score (default: a list)");
   app.add_option("-m,--model", arguments.models, "Models to score that compress_model made of model.safetensors");
+  app.add_option("--scope", arguments.scope, "linears, all or both")->check(CLI::IsMember({"linears", "all", "both"}));
   app.add_option("--sentences", arguments.sentences,
                  "A text with one sentence a line (default: sentences.txt of FOLDER)");
   app.add_option("--limit", arguments.limit, "Sentences to read at most")->check(CLI::Range(1, 1 << 20));

@@ -94,18 +94,27 @@ inline EncoderCalibration calibrate(const SentenceEncoder& encoder, std::span<co
   return grams;
 }
 
-/// Every matrix of `encoder` under `scheme`. What needs calibration takes XᵀX, or its diagonal as the importance of the
-/// columns; the embedding, which nothing is multiplied with, is then stored in the same format by plain rounding.
-inline SentenceEncoder compressed(const SentenceEncoder& encoder, const std::string& scheme,
+/// Which matrices are compressed: the linear layers, or the embedding too.
+enum class Scope { linears, all };
+inline bool includes(Scope scope, const std::string& matrix) {
+  return scope == Scope::all || matrix != SentenceEncoder::kEmbedding;
+}
+
+/// The matrices of the scope under `scheme`. What needs calibration takes XᵀX, or its diagonal as the importance of the
+/// columns; the embedding, which nothing is multiplied with, is then stored without the algorithms of the scheme.
+inline SentenceEncoder compressed(const SentenceEncoder& encoder, Scope scope, const std::string& scheme,
                                   const EncoderCalibration& calibration, const blockpack::Execution& how = {}) {
   const blockpack::Registry& registry = blockpack::Registry::standard();
   SentenceEncoder result = encoder;
   for (const auto& [name, op] : encoder.matrices()) {
+    if (!includes(scope, name)) continue;
     std::shared_ptr<const blockpack::Codec> codec = registry.codec(scheme);
     blockpack::CalibrationNeeds needs = codec->needs();
     const auto gram = calibration.find(name);
     if ((needs.gram || needs.importance) && gram == calibration.end()) {
-      codec = registry.codec(codec->format());
+      blockpack::Scheme plain = blockpack::parse_scheme(scheme);
+      plain.algorithms.clear();
+      codec = registry.codec(plain);
       needs = {};
     }
     blockpack::EncodeOptions options;

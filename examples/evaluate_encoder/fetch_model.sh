@@ -15,7 +15,7 @@ sentences_sha256=1d633828c9ccc262ec4a3665ba8b1cd4bffa5df32f80a6ae3cce5181d74c663
 fail() { echo "fetch_model.sh: $*" >&2; exit 1; }
 has_sha256() { echo "$2  $1" | sha256sum --check --status; }
 
-[ $# -eq 1 ] && [ -n "$1" ] || fail "one argument needed, the folder to make"
+[ $# -eq 1 ] || fail "one argument needed, the folder to make"
 if [ -e "$1" ]; then
   [ -f "$1/model.safetensors" ] || fail "$1 exists and holds no model; name a folder to make"
   echo "$1 is there already"

@@ -132,9 +132,13 @@ class SentenceEncoder {
   }
 
   /// Row i of `dst` [sentences.size(), width()] is the vector of length 1 of sentence i. Sentences do not see each
-  /// other; all of them are in flight at once. ValueError for one without a token.
+  /// other; all of them are in flight at once. ShapeError for another dst; ValueError for a sentence without a token.
   void embed(std::span<const std::vector<index_t>> sentences, MatrixView<float> dst, const ApplyOptions& how = {},
              const Tap& tap = {}) const {
+    const blockpack::MatrixShape shape{static_cast<index_t>(sentences.size()), width_};
+    if (dst.shape() != shape)
+      throw blockpack::ShapeError("SentenceEncoder::embed: dst is " + to_string(dst.shape()) + ", " + to_string(shape) +
+                                  " needed");
     std::vector<index_t> tokens, first = {0};  // first[i]: where sentence i starts
     for (const std::vector<index_t>& sentence : sentences) {
       if (sentence.empty()) throw blockpack::ValueError("SentenceEncoder::embed: a sentence without a token");

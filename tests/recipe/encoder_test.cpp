@@ -228,6 +228,7 @@ TEST_CASE("the sentence encoder computes its equations, each sentence by itself"
   CHECK(seen.size() == encoder.matrices().size() - 1);  // all but the embedding
   const std::vector<Ids> empty = {{1}, {}};
   CHECK_THROWS_AS(example::embed_all(encoder, empty), ValueError);
+  CHECK_THROWS_AS(encoder.embed(sentences, example::Matrix(4, 8).view()), ShapeError);
 }
 
 TEST_CASE("a sentence encoder of another architecture is refused by name", "[recipe]") {
@@ -285,13 +286,16 @@ TEST_CASE("a compressed sentence encoder is as close as its format", "[recipe]")
   const example::EncoderCalibration calibration = example::calibrate(encoder, sentences, exact());
   CHECK(calibration.size() == encoder.matrices().size() - 1);
   CHECK(calibration.at("pool.weight").rows() == 20);
-  const auto distance = [&](const char* scheme) {
-    const SentenceEncoder stored = example::compressed(encoder, scheme, calibration);
+  const auto distance = [&](const char* scheme, example::Scope scope = example::Scope::all) {
+    const SentenceEncoder stored = example::compressed(encoder, scope, scheme, calibration);
+    CHECK((stored.matrices().at(SentenceEncoder::kEmbedding).scheme() == "f32") ==
+          (scope == example::Scope::linears || std::string(scheme) == "f32"));
     return example::mean_cosine_distance(reference.view(), example::embed_all(stored, sentences, exact()).view());
   };
   CHECK(distance("f32") == 0);
   CHECK(distance("bf16") < 1e-4);
   CHECK(distance("int4-g32") < 0.1);
+  CHECK(distance("int4-g32", example::Scope::linears) < distance("int4-g32"));
   CHECK(distance("int4-g32+gptq") < distance("int4-g32"));
   CHECK(distance("int4-g32-search+importance") < 0.1);
 }
