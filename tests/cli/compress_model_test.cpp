@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <limits>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "blockpack/core/random.hpp"
 #include "blockpack/recipe/auto_plan.hpp"
 #include "blockpack/recipe/calibration.hpp"
+#include "cli/cli_support.hpp"
 #include "recipe/model_support.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -26,28 +26,12 @@ namespace fs = std::filesystem;
 
 const fs::path kModel = kEmbeddedModel / "model.safetensors";
 
-/// Through the emulator of a cross build where there is one (words separated by bars).
 ProcessResult run(const std::vector<std::string>& arguments, const ProcessOptions& options = {}) {
-  std::vector<std::string> words;
-  std::istringstream emulator(BLOCKPACK_EMULATOR);
-  for (std::string word; std::getline(emulator, word, '|');) words.push_back(word);
-  words.push_back(BLOCKPACK_COMPRESS_MODEL);
-  words.insert(words.end(), arguments.begin(), arguments.end());
-  const std::string program = words.front();
-  words.erase(words.begin());
-  return run_process(program, words, options);
+  return run_example(BLOCKPACK_COMPRESS_MODEL, arguments, options);
 }
 
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-/// Exit code 1, nothing on stdout, one line on stderr that contains `part`.
 void check_refused(const ProcessResult& result, const std::string& part) {
-  CAPTURE(part, result.out, result.err, result.signal);
-  CHECK(result.exit_code == 1);
-  CHECK(result.out.empty());
-  CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
-  CHECK(has(result.err, "compress_model: "));
-  CHECK(has(result.err, part));
+  test::check_refused(result, "compress_model", part);
 }
 
 TEST_CASE("schemes lists every format with its bits, then the algorithms", "[cli]") {

@@ -8,6 +8,7 @@
 
 #include "../../examples/evaluate_encoder/evaluate.hpp"
 #include "../../examples/evaluate_encoder/tokenizer.hpp"
+#include "recipe/encoder_support.hpp"
 #include "recipe/model_support.hpp"
 #include "support/catch.hpp"
 #include "support/golden.hpp"
@@ -64,50 +65,7 @@ TEST_CASE("a vocabulary that is none is refused with its line", "[recipe]") {
         std::string::npos);
 }
 
-/// Two layers, 6 then 8 wide, two heads of 3 and of 4.
 const example::EncoderConfig kSmall{2, 2, 5, 1e-6f};
-
-std::vector<Filled> small_encoder() {
-  const std::vector<std::pair<std::string, std::vector<index_t>>> shapes = {{"embeddings.weight", {20, 6}},
-                                                                            {"timing.inv_timescales", {3}},
-                                                                            {"layers.0.ln_attn.weight", {6}},
-                                                                            {"layers.0.ln_attn.bias", {6}},
-                                                                            {"layers.0.attn.qkv.weight", {18, 6}},
-                                                                            {"layers.0.attn.qkv.bias", {18}},
-                                                                            {"layers.0.attn.out.weight", {8, 6}},
-                                                                            {"layers.0.attn.out.bias", {8}},
-                                                                            {"layers.0.residual.weight", {8, 6}},
-                                                                            {"layers.0.residual.bias", {8}},
-                                                                            {"layers.0.ln_ffn.weight", {8}},
-                                                                            {"layers.0.ln_ffn.bias", {8}},
-                                                                            {"layers.0.ffn.fc1.weight", {16, 8}},
-                                                                            {"layers.0.ffn.fc1.bias", {16}},
-                                                                            {"layers.0.ffn.fc2.weight", {8, 16}},
-                                                                            {"layers.0.ffn.fc2.bias", {8}},
-                                                                            {"layers.1.ln_attn.weight", {8}},
-                                                                            {"layers.1.ln_attn.bias", {8}},
-                                                                            {"layers.1.attn.qkv.weight", {24, 8}},
-                                                                            {"layers.1.attn.qkv.bias", {24}},
-                                                                            {"layers.1.attn.out.weight", {8, 8}},
-                                                                            {"layers.1.attn.out.bias", {8}},
-                                                                            {"layers.1.ln_ffn.weight", {8}},
-                                                                            {"layers.1.ln_ffn.bias", {8}},
-                                                                            {"layers.1.ffn.fc1.weight", {16, 8}},
-                                                                            {"layers.1.ffn.fc1.bias", {16}},
-                                                                            {"layers.1.ffn.fc2.weight", {8, 16}},
-                                                                            {"layers.1.ffn.fc2.bias", {8}},
-                                                                            {"pool.weight", {7, 8}},
-                                                                            {"pool.bias", {7}}};
-  std::vector<Filled> tensors;
-  Random random(7);
-  for (const auto& [name, shape] : shapes) {
-    std::vector<float> values(static_cast<std::size_t>(element_count(shape)));
-    for (float& v : values) v = random.uniform(-1.0f, 1.0f);
-    const auto bytes = std::as_bytes(std::span(values));
-    tensors.push_back({{name, Dtype::f32, shape}, {bytes.begin(), bytes.end()}});
-  }
-  return tensors;
-}
 
 /// The equations of sentence_encoder.hpp for one sentence, in double and one sum after another.
 class PlainEncoder {
