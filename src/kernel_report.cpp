@@ -27,6 +27,14 @@ std::string kernel_report() {
     text += to_string(resolve(Activations::automatic, bits, table.level));
     text += " for " + std::to_string(bits) + "-bit weights";
   }
+  if (multiplies_codes(table.level)) {
+    text += "\nautomatic activations of products on packed codes:";
+    for (const double bits : {4.25, 8.5}) {
+      text += bits < 8 ? " " : ", ";
+      text += to_string(resolve(Activations::automatic, bits, table.level, true));
+      text += bits < 8 ? " up to 6.6 bits" : " above";
+    }
+  }
   text += "\nkernels:\n";
   kernels::visit_slots(table, [&text](const char* family, const char* name, const auto& slot) {
     std::string line = std::string("  ") + family;

@@ -23,6 +23,7 @@ constexpr Step kSteps[] = {
     {Isa::scalar, 0,
      [](KernelTable& t, Features f) {
        install_dense_scalar(t.dense, f);
+       install_codes_scalar(t.codes, f);
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
        install_quant_scalar(t.quant, f);
@@ -32,6 +33,7 @@ constexpr Step kSteps[] = {
     {Isa::avx2, 0,
      [](KernelTable& t, Features f) {
        install_dense_avx2(t.dense, f);
+       t.codes = {};  // decoding rows by AVX2 is faster than the scalar kernels
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
        install_quant_avx2(t.quant, f);
@@ -42,6 +44,7 @@ constexpr Step kSteps[] = {
     {Isa::avx512, 0,
      [](KernelTable& t, Features f) {
        install_dense_avx512(t.dense, f);
+       install_codes_avx512(t.codes, f);
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
        install_quant_avx512(t.quant, f);
@@ -49,7 +52,7 @@ constexpr Step kSteps[] = {
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512VNNI)
-    {Isa::avx512vnni, 0, [](KernelTable&, Features) {}},
+    {Isa::avx512vnni, 0, [](KernelTable& t, Features f) { install_codes_avx512vnni(t.codes, f); }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512BF16)
     {Isa::avx512vnni, kAvx512Bf16, [](KernelTable& t, Features f) { install_dense_avx512bf16(t.dense, f); }},
@@ -61,6 +64,7 @@ constexpr Step kSteps[] = {
     {Isa::neon, 0,
      [](KernelTable& t, Features f) {
        install_dense_neon(t.dense, f);
+       t.codes = {};  // decoding rows by NEON is faster than the scalar kernels
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);
        install_quant_neon(t.quant, f);

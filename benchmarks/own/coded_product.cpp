@@ -13,7 +13,7 @@ namespace {
 
 class CodedProduct final : public Product {
  public:
-  explicit CodedProduct(const Request& r) : codec_(blockpack::Registry::standard().codec(r.scheme)) {
+  explicit CodedProduct(const Request& r) : codec_(blockpack::Registry::standard().codec(r.scheme)), tokens_(r.m) {
     const blockpack::MatrixShape shape{r.weights.n, r.weights.k};
     std::vector<blockpack::Section> sections;
     std::vector<std::byte*> dst;
@@ -40,15 +40,17 @@ class CodedProduct final : public Product {
       s.data = blockpack::SharedBytes(std::move(bytes));
     }
     return std::unique_ptr<Product>(
-        new CodedProduct(codec_, codec_->open(op_.shape(), sections, blockpack::PackPolicy::ahead())));
+        new CodedProduct(codec_, codec_->open(op_.shape(), sections, blockpack::PackPolicy::ahead()), tokens_));
   }
   double weight_bytes() const override { return static_cast<double>(op_.storage_bytes()); }
   void decode_row(index_t row, float* dst) const override {
     op_.decode_rows(std::span(&row, 1), blockpack::MatrixView<float>(dst, 1, op_.in_features()));
   }
   Arithmetic arithmetic() const override {
-    switch (blockpack::resolve(blockpack::Activations::automatic, codec_->bits_per_weight(op_.shape()),
-                               blockpack::active_isa())) {
+    blockpack::Activations mode = op_.activation_mode(tokens_);
+    if (mode == blockpack::Activations::automatic)  // a composed form
+      mode = blockpack::resolve(mode, codec_->bits_per_weight(op_.shape()), blockpack::active_isa());
+    switch (mode) {
       case blockpack::Activations::int8:
         return Arithmetic::int8;
       case blockpack::Activations::bf16:
@@ -59,11 +61,12 @@ class CodedProduct final : public Product {
   }
 
  private:
-  CodedProduct(std::shared_ptr<const blockpack::Codec> codec, blockpack::AnyLinear op)
-      : codec_(std::move(codec)), op_(std::move(op)) {}
+  CodedProduct(std::shared_ptr<const blockpack::Codec> codec, blockpack::AnyLinear op, index_t tokens)
+      : codec_(std::move(codec)), op_(std::move(op)), tokens_(tokens) {}
 
   std::shared_ptr<const blockpack::Codec> codec_;
   blockpack::AnyLinear op_;
+  index_t tokens_;
   blockpack::ApplyOptions how_;
 };
 

@@ -123,9 +123,15 @@ class TransposedPanels final : public PanelSource {
 using engine::Path;
 using engine::Product;
 
-Activations resolve(Activations mode, double bits_per_weight, Isa level) {
+bool multiplies_codes(Isa level) { return kernels::table_for(level).codes.few_f32.fn != nullptr; }
+
+Activations resolve(Activations mode, double bits_per_weight, Isa level, bool codes) {
   if (mode != Activations::automatic) return mode;
-  const bool has_bf16_dots = kernels::table_for(level).dense.few_f32_bf16_bf16.fn != nullptr;
+  const kernels::KernelTable& table = kernels::table_for(level);
+  // Steps of absmax / 127 are 6 dB below the error of a format of that many bits. Scalar integers gain nothing.
+  const bool has_integer_dots = table.codes.few_int8.fn != nullptr && level != Isa::scalar;
+  if (codes && bits_per_weight <= 6.6 && has_integer_dots) return Activations::int8;
+  const bool has_bf16_dots = table.dense.few_f32_bf16_bf16.fn != nullptr;
   return bits_per_weight < 32.0 && has_bf16_dots ? Activations::bf16 : Activations::f32;
 }
 

@@ -41,18 +41,23 @@ struct Product {
   const Execution& execution;
 };
 
-/// Runs the tasks of a product. Below about 20 µs of work, waking threads costs more than it saves (and far more when
-/// other programs want the cores), so the calling thread does it all; the caller's own executor is always asked.
+/// Runs the tasks of a product that one thread would need `ns` for. Below about 20 µs of work, waking threads costs
+/// more than it saves (and far more when other programs want the cores), so the calling thread does it all; the
+/// caller's own executor is always asked.
+template <class F>
+void for_each_task(const Execution& how, double ns, index_t tasks, const F& task) {
+  if (ns >= 20'000.0 || how.executor) return parallel_for(how, tasks, task);
+  for (index_t i = 0; i < tasks; ++i) {
+    how.throw_if_stopped();
+    task(i);
+  }
+}
 template <class F>
 void for_each_task(const Product& p, index_t tasks, const F& task) {
   const double multiplies_per_ns = p.path == Path::bf16 ? 700.0 : 100.0, bytes_per_ns = 30.0;
   const double weights = static_cast<double>(p.n) * static_cast<double>(p.k);
   const double ns = weights * static_cast<double>(p.x.rows()) / multiplies_per_ns + 2.0 * weights / bytes_per_ns;
-  if (ns >= 20'000.0 || p.execution.executor) return parallel_for(p.execution, tasks, task);
-  for (index_t i = 0; i < tasks; ++i) {
-    p.execution.throw_if_stopped();
-    task(i);
-  }
+  for_each_task(p.execution, ns, tasks, task);
 }
 
 /// Where the block kernels get their weights. `prepare` makes panels [first, first + count) ready for

@@ -5,6 +5,7 @@
 /// implements, so gaps fall back by themselves and every slot remembers who supplied it.
 
 #include "blockpack/core/isa.hpp"
+#include "kernels/codes/codes_kernels.hpp"
 #include "kernels/convert/convert_kernels.hpp"
 #include "kernels/dense/dense_kernels.hpp"
 #include "kernels/ggml/ggml_kernels.hpp"
@@ -18,6 +19,7 @@ struct KernelTable {
   Isa level = Isa::scalar;
   Features features = 0;
   DenseKernels dense;
+  CodeKernels codes;
   ConvertKernels convert;
   HistogramKernels histogram;
   QuantKernels quant;
@@ -28,6 +30,7 @@ struct KernelTable {
 template <class Visitor>
 void visit_slots(const KernelTable& table, Visitor&& visit) {
   visit_slots(table.dense, [&](const char* name, const auto& slot) { visit("dense", name, slot); });
+  visit_slots(table.codes, [&](const char* name, const auto& slot) { visit("codes", name, slot); });
   visit_slots(table.convert, [&](const char* name, const auto& slot) { visit("convert", name, slot); });
   visit_slots(table.histogram, [&](const char* name, const auto& slot) { visit("histogram", name, slot); });
   visit_slots(table.quant, [&](const char* name, const auto& slot) { visit("quant", name, slot); });

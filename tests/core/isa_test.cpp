@@ -258,7 +258,9 @@ TEST_CASE("every slot of every table is filled by a level the table may use, bf1
       visit_slots(table, [&](const char* family, const char* name, const auto& slot) {
         CAPTURE(to_string(level), feature_names(features), family, name, slot.isa);
         if (slot.fn == nullptr) {
-          // Only the bf16 dots may be missing: where a level has no such instruction the engine takes the f32 path.
+          // The bf16 dots may be missing: where a level has no such instruction the engine takes the f32 path. So may
+          // products with packed codes: rows are decoded instead.
+          if (std::string(family) == "codes") return;
           REQUIRE(std::string(family) == "dense");
           REQUIRE(std::string(name).find("_bf16_bf16") != std::string::npos);
           return;

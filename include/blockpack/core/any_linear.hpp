@@ -37,6 +37,11 @@ class AnyLinear {
   /// The canonical scheme string, empty for operators that have none.
   std::string scheme() const { return self().scheme(); }
 
+  /// The mode an apply with that many tokens computes in; `automatic` for operators that do not say.
+  Activations activation_mode(index_t tokens, const ApplyOptions& how = {}) const {
+    return self().activation_mode(tokens, how);
+  }
+
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const { self().apply(x, y, how); }
   /// UnsupportedError when the operator has no transposed product.
   void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how = {}) const {
@@ -60,6 +65,7 @@ class AnyLinear {
     virtual std::size_t storage_bytes() const = 0;
     virtual std::size_t packed_bytes() const = 0;
     virtual std::string scheme() const = 0;
+    virtual Activations activation_mode(index_t tokens, const ApplyOptions& how) const = 0;
     virtual void apply(ActivationView x, ResultView y, const ApplyOptions& how) const = 0;
     virtual void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how) const = 0;
     virtual void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const = 0;
@@ -80,6 +86,10 @@ class AnyLinear {
     std::string scheme() const override {
       if constexpr (requires { op.scheme(); }) return op.scheme();
       return {};
+    }
+    Activations activation_mode([[maybe_unused]] index_t tokens, const ApplyOptions& how) const override {
+      if constexpr (requires { op.activation_mode(tokens, how); }) return op.activation_mode(tokens, how);
+      return how.activations;
     }
     void apply(ActivationView x, ResultView y, const ApplyOptions& how) const override { op.apply(x, y, how); }
     void apply_transpose([[maybe_unused]] MatrixView<const float> y, [[maybe_unused]] MatrixView<float> x,

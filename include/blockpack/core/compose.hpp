@@ -73,6 +73,13 @@ class Compose {
     return all;
   }
   std::size_t storage_bytes() const { return outer_.storage_bytes() + inner_.storage_bytes(); }
+  /// Of the parts that have a packed form.
+  std::size_t packed_bytes() const noexcept {
+    std::size_t sum = 0;
+    if constexpr (requires { outer_.packed_bytes(); }) sum += outer_.packed_bytes();
+    if constexpr (requires { inner_.packed_bytes(); }) sum += inner_.packed_bytes();
+    return sum;
+  }
 
   /// Both parts under the same options; the epilogue belongs to the outer one. The intermediate [tokens, inner.out] is
   /// float32 and lives for the call.

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "blockpack/core/buffer.hpp"
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/linear_operator.hpp"
 #include "blockpack/core/row_source.hpp"
@@ -32,14 +33,20 @@ struct PackPolicy {
   static PackPolicy none() { return {Kind::none, {}}; }  ///< never: every apply computes from the stored form
 };
 
+/// Tokens up to which weights that are codes are multiplied as codes; more are multiplied by decoded panels.
+inline constexpr index_t kCodeTokens = 8;
+
 /// The mode `automatic` means at a level for weights of that many bits, and the mode itself for the other three.
-/// Dense<float> counts as 32 bits, Dense<bf16> as 16.
+/// Dense<float> counts as 32 bits, Dense<bf16> as 16. `codes`: the weights are multiplied as packed codes.
 #if defined(BLOCKPACK_HEADERS_ONLY)
-inline Activations resolve(Activations mode, double /*bits_per_weight*/, Isa /*level*/) {
+inline Activations resolve(Activations mode, double /*bits_per_weight*/, Isa /*level*/, bool /*codes*/ = false) {
   return mode == Activations::automatic ? Activations::f32 : mode;
 }
 #else
-BLOCKPACK_API Activations resolve(Activations mode, double bits_per_weight, Isa level);
+BLOCKPACK_API Activations resolve(Activations mode, double bits_per_weight, Isa level, bool codes = false);
+
+/// Whether a level has kernels for packed codes that beat decoding.
+BLOCKPACK_API bool multiplies_codes(Isa level);
 #endif
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
@@ -72,9 +79,38 @@ class PackedWeights {
   Isa level_ = Isa::scalar;
 };
 
+/// Codes and scales of a CodeFormat in the order of the kernels of few tokens, about as many bytes as the stored form
+/// (codes of 2 and 3 bits take 4, those of 5 to 7 bits 8). The layout is the same at every level. A cache as well.
+class PackedCodes {
+ public:
+  PackedCodes() = default;
+
+  /// Bytes of memory the packed form of an [rows, cols] matrix takes.
+  BLOCKPACK_API static std::size_t bytes_needed(MatrixShape shape, const CodeSpec& spec);
+
+  /// Packs `w`, into `memory` when it is not empty. ShapeError if memory is too small or unaligned.
+  BLOCKPACK_API static PackedCodes pack(const CodeSource& w, const Execution& how, std::span<std::byte> memory = {});
+
+  std::size_t bytes() const noexcept { return bytes_; }
+  MatrixShape shape() const noexcept { return shape_; }
+  const CodeSpec& spec() const noexcept { return spec_; }
+  const std::byte* data() const noexcept { return data_; }
+
+ private:
+  std::shared_ptr<const void> owner_;
+  const std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  MatrixShape shape_;
+  CodeSpec spec_;
+};
+
 /// y = epilogue(x · Wᵀ) from packed weights, at the level they were packed for. `mode` is f32, bf16 or int8.
 /// Shapes are the caller's to check (detail::check_apply_shapes). y may not overlap x.
 BLOCKPACK_API void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
+                          const ApplyOptions& how);
+
+/// The same from packed codes, at a level that multiplies_codes(); any number of tokens, 8 at a time.
+BLOCKPACK_API void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mode,
                           const ApplyOptions& how);
 
 /// The same, decoding (or reading in place) on the way: no memory is kept.

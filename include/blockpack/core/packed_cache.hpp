@@ -3,13 +3,14 @@
 
 /// The packed form of an operator's weights, built at most once per weight type under std::call_once.
 ///
-/// A packed form belongs to one SIMD level. A call that forces another level than the one packed for computes from the
-/// stored form instead; it never packs twice.
+/// Packed weights belong to one SIMD level. A call that forces another level than the one packed for computes from the
+/// stored form instead; it never packs twice. Packed codes serve every level.
 
 #include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/engine.hpp"
@@ -27,43 +28,60 @@ class PackedCache {
   /// `on_first_use` cache; an exception (out of memory) leaves the cache empty and the next call tries again.
   const PackedWeights* get(const RowSource& w, WeightType type, const Execution& how) {
     if (policy_.kind == PackPolicy::Kind::none) return nullptr;
-    Entry& entry = entries_[static_cast<std::size_t>(type)];
+    Entry<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
     if (policy_.kind == PackPolicy::Kind::on_first_use) {
-      std::call_once(entry.once, [&] { store(entry, w, type, how, {}); });
+      std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how)); });
     }
     const bool usable = entry.ready.load(std::memory_order_acquire) && entry.packed.level() == how.level();
     return usable ? &entry.packed : nullptr;
   }
 
+  /// Whether this cache may hold a packed form.
+  bool packs() const noexcept { return policy_.kind != PackPolicy::Kind::none; }
+
+  /// The packed codes, or null.
+  const PackedCodes* get(const CodeSource& w, const Execution& how) {
+    if (policy_.kind == PackPolicy::Kind::on_first_use) {
+      std::call_once(codes_.once, [&] { codes_.store(PackedCodes::pack(w, how)); });
+    }
+    return codes_.ready.load(std::memory_order_acquire) ? &codes_.packed : nullptr;
+  }
+
   /// Packs now, for the `ahead` and `into` policies; does nothing for the others.
   void pack_ahead(const RowSource& w, WeightType type, const Execution& how) {
     if (policy_.kind != PackPolicy::Kind::ahead && policy_.kind != PackPolicy::Kind::into) return;
-    Entry& entry = entries_[static_cast<std::size_t>(type)];
-    std::call_once(entry.once, [&] { store(entry, w, type, how, policy_.memory); });
+    Entry<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
+    std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how, policy_.memory)); });
+  }
+
+  void pack_ahead(const CodeSource& w, const Execution& how) {
+    if (policy_.kind != PackPolicy::Kind::ahead && policy_.kind != PackPolicy::Kind::into) return;
+    std::call_once(codes_.once, [&] { codes_.store(PackedCodes::pack(w, how, policy_.memory)); });
   }
 
   /// Bytes of all packed forms held.
   std::size_t bytes() const noexcept {
-    std::size_t sum = 0;
-    for (const Entry& e : entries_)
+    std::size_t sum = codes_.ready.load(std::memory_order_acquire) ? codes_.packed.bytes() : 0;
+    for (const auto& e : entries_)
       if (e.ready.load(std::memory_order_acquire)) sum += e.packed.bytes();
     return sum;
   }
 
  private:
+  template <class Packed>
   struct Entry {
     std::once_flag once;
     std::atomic<bool> ready{false};
-    PackedWeights packed;
+    Packed packed;
+    void store(Packed&& p) {
+      packed = std::move(p);
+      ready.store(true, std::memory_order_release);
+    }
   };
-  static void store(Entry& entry, const RowSource& w, WeightType type, const Execution& how,
-                    std::span<std::byte> memory) {
-    entry.packed = PackedWeights::pack(w, type, how, memory);
-    entry.ready.store(true, std::memory_order_release);
-  }
 
   PackPolicy policy_;
-  std::array<Entry, 2> entries_;
+  std::array<Entry<PackedWeights>, 2> entries_;
+  Entry<PackedCodes> codes_;
 };
 
 #endif

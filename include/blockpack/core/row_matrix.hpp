@@ -8,11 +8,13 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/engine.hpp"
 #include "blockpack/core/linear_operator.hpp"
@@ -36,8 +38,9 @@ concept Bf16Decodable = requires(const F& f, std::span<const std::byte* const> s
 
 /// W [out, in] in row format F: y [tokens, out] = epilogue(x [tokens, in] · Wᵀ).
 ///
-/// A dense format has a packed form, built as the pack policy says; other formats are decoded panel by panel on every
-/// apply, and every policy acts as `none` (packed_bytes() is 0).
+/// A dense format has a packed form, built as the pack policy says. A format of integer codes (CodeFormat) has one for
+/// up to kCodeTokens tokens, at levels that multiply codes; more tokens are multiplied by panels decoded on the way, as
+/// are other formats, for which every policy acts as `none` (packed_bytes() is 0).
 template <RowFormat F>
 class RowMatrix {
  public:
@@ -114,6 +117,11 @@ class RowMatrix {
 #endif
   }
 
+  /// The mode an apply with that many tokens computes in.
+  Activations activation_mode(index_t tokens, const ApplyOptions& how = {}) const {
+    return resolve(how.activations, mode_bits(), how.execution.level(), by_codes(tokens, how.execution));
+  }
+
   /// Drops this operator's hold on the stored form once a packed form exists (UnsupportedError otherwise); apply goes
   /// on from the packed form at the level it was packed for. Memory is freed when the last copy and view let go.
   void release_stored() {
@@ -126,12 +134,17 @@ class RowMatrix {
   /// y = epilogue(x · Wᵀ). ShapeError names the argument that does not fit. Bits of y do not depend on the threads.
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
     detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
-    const Activations mode = resolve(how.activations, mode_bits(), how.execution.level());
+    const Activations mode = activation_mode(x.rows(), how);
     const RowSource w = source();
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     if constexpr (detail::DenseRowFormat<F>) {
       if (const PackedWeights* packed = cache_->get(w, weight_type(mode), how.execution))
         return matmul(x, *packed, y, mode, how);
+    } else if constexpr (CodeFormat<F>) {
+      if (by_codes(x.rows(), how.execution)) {
+        if (const PackedCodes* packed = cache_->get(code_source(), how.execution))
+          return matmul(x, *packed, y, mode, how);
+      }
     }
 #endif
     require_stored("apply");
@@ -168,12 +181,15 @@ class RowMatrix {
     stored_.resize(specs.size());
     for (std::size_t s = 0; s < specs.size(); ++s) bytes_per_row_[s] = specs[s].bytes_per_row;
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    cache_ = std::make_shared<PackedCache>(detail::DenseRowFormat<F> ? policy : PackPolicy::none());
+    cache_ = std::make_shared<PackedCache>(detail::DenseRowFormat<F> || CodeFormat<F> ? policy : PackPolicy::none());
+    const Execution how;
     if constexpr (detail::DenseRowFormat<F>) {
-      const Execution how;
       const bool ahead = policy.kind == PackPolicy::Kind::ahead || policy.kind == PackPolicy::Kind::into;
       if (ahead)
         cache_->pack_ahead(source(), weight_type(resolve(Activations::automatic, mode_bits(), how.level())), how);
+    } else if constexpr (CodeFormat<F>) {
+      if (!shape_empty()) code_spec_ = format_.code_spec(shape_.cols, row_pointers(0).span());
+      if (by_codes(1, how)) cache_->pack_ahead(code_source(), how);
     }
 #else
     static_cast<void>(policy);
@@ -200,6 +216,16 @@ class RowMatrix {
       if (std::is_same_v<typename F::value_type, bf16>) return WeightType::bf16;
     }
     return mode == Activations::bf16 ? WeightType::bf16 : WeightType::f32;
+  }
+
+  /// Whether such an apply multiplies packed codes.
+  bool by_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] const Execution& how) const {
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    if (!code_spec_ || !cache_->packs() || !multiplies_codes(how.level())) return false;
+    return released_ || (tokens <= kCodeTokens && !how.batch_invariant);
+#else
+    return false;
+#endif
   }
 
   RowPointers row_pointers(index_t row) const noexcept {
@@ -241,6 +267,15 @@ class RowMatrix {
     return w;
   }
 
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+  CodeSource code_source() const {
+    return {shape_.rows, shape_.cols, *code_spec_, this, [](const void* self, index_t row, const CodeRow& dst) {
+              const auto& op = *static_cast<const RowMatrix*>(self);
+              op.format_.read_codes(op.row_pointers(row).span(), op.shape_.cols, dst);
+            }};
+  }
+#endif
+
   MatrixShape shape_;
   F format_;
   std::vector<SharedBytes> stored_;
@@ -248,6 +283,7 @@ class RowMatrix {
   bool released_ = false;
 #if !defined(BLOCKPACK_HEADERS_ONLY)
   std::shared_ptr<PackedCache> cache_;
+  std::optional<CodeSpec> code_spec_;  // of a format that has codes
 #endif
 };
 

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/scalar.hpp"
@@ -148,6 +149,24 @@ struct Bfp {
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
   /// The same as bf16, exact where exact_in_bf16(), half to even otherwise.
   void decode_row_bf16(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<bf16> dst) const;
+
+  /// Mantissas of up to 8 bits, biased by half their range.
+  std::optional<CodeSpec> code_spec(index_t /*cols*/, std::span<const std::byte* const> /*src*/) const {
+    if (mantissa_bits > 8) return std::nullopt;
+    CodeSpec spec;
+    spec.bits = mantissa_bits <= 4 ? 4 : 8;
+    spec.levels = CodeSpec::integers(-8);
+    spec.zero = spec.bits == 8 ? 128 : 0;
+    spec.group = block;
+    spec.multiplier = exp2i(2 - mantissa_bits);  // scale byte E: 2^(E - 127)
+    return spec;
+  }
+  void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
+    const int middle = mantissa_bits <= 4 ? 8 : 128;
+    detail::read_block_codes(*this, src, cols, dst, [middle](std::int32_t code, std::uint8_t exponent) {
+      return static_cast<std::uint8_t>(exponent == 0 ? middle : code + middle);
+    });
+  }
 
   /// One whole block through fit, encode and pack: what the kernels of every level must equal. `col` is its first
   /// column, `row` gives policy, importance and place.

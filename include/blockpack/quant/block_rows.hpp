@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/scalar.hpp"
@@ -75,6 +76,22 @@ void decode_block_row_reference(const Format& f, const std::uint8_t* scales, con
     codes += f.code_bytes();
     const std::size_t count = std::min(block, dst.size() - col);
     for (std::size_t i = 0; i < count; ++i) dst[col + i] = static_cast<T>(values[i]);
+  }
+}
+
+/// Codes and scale bytes of a row of a shared-exponent format; `packed(code, scale)` is the code as the kernels want
+/// it.
+template <class Format, class Packed>
+void read_block_codes(const Format& f, std::span<const std::byte* const> src, index_t cols, const CodeRow& dst,
+                      const Packed& packed) {
+  const std::uint8_t* codes = bytes(src[1]);
+  for (index_t g = 0, col = 0; col < cols; ++g, col += f.block, codes += f.code_bytes()) {
+    const std::uint8_t scale = bytes(src[0])[g];
+    std::array<std::int32_t, kMaxBlock> block;
+    f.unpack(codes, std::span<std::int32_t>(block.data(), static_cast<std::size_t>(f.block)));
+    dst.scales[static_cast<std::size_t>(g)] = scale;
+    for (index_t i = 0; i < std::min<index_t>(f.block, cols - col); ++i)
+      dst.codes[static_cast<std::size_t>(col + i)] = packed(block[static_cast<std::size_t>(i)], scale);
   }
 }
 

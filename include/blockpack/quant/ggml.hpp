@@ -18,6 +18,7 @@
 #include "blockpack/quant/block_code.hpp"
 #include "blockpack/quant/block_rows.hpp"
 #include "blockpack/quant/ggml/blocks.hpp"
+#include "blockpack/quant/ggml/codes.hpp"
 #include "blockpack/quant/ggml/k_quants.hpp"
 #include "blockpack/quant/ggml/simple_blocks.hpp"
 
@@ -69,6 +70,12 @@ struct Ggml {
 
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const;
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
+
+  /// See ggml/codes.hpp.
+  std::optional<CodeSpec> code_spec(index_t /*cols*/, std::span<const std::byte* const> /*src*/) const noexcept {
+    return ggml::code_spec(type);
+  }
+  void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const;
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
   /// A row through the kernels of the active level.
@@ -222,6 +229,22 @@ inline void Ggml::decode_row(std::span<const std::byte* const> src, index_t /*co
 #else
   decode_compiled(blocks, dst);
 #endif
+}
+
+inline void Ggml::read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
+  const std::uint8_t* at = detail::bytes(src[0]);
+  const index_t group = ggml::code_spec(type)->group;
+  for (index_t col = 0; col < cols; col += spec().block, at += spec().block_bytes) {
+    std::uint8_t codes[detail::kMaxGgmlBlock];
+    std::uint32_t scales[detail::kMaxGgmlBlock / 16] = {};
+    detail::with_ggml_block(type, [&](auto block) {
+      std::memcpy(&block, at, sizeof block);
+      if constexpr (requires { ggml::read_codes(block, codes, scales); }) ggml::read_codes(block, codes, scales);
+    });
+    const index_t count = std::min(index_t{spec().block}, cols - col);
+    std::copy_n(codes, count, dst.codes.data() + col);
+    std::copy_n(scales, ceil_div(count, group), dst.scales.data() + col / group);
+  }
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

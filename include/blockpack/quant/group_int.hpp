@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -17,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/scalar.hpp"
@@ -221,6 +223,10 @@ struct GroupInt {
   void check_row(const EncodeRow& row) const;
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const;
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
+
+  /// All widths; 2 and 3 bits as 4-bit codes. The scale of a whole row is kept as a float, one line of a panel.
+  std::optional<CodeSpec> code_spec(index_t cols, std::span<const std::byte* const> src) const;
+  void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const;
 
   /// min(0, smallest) and max(0, largest) of the values.
   static void range_of(std::span<const float> values, float& low, float& high) noexcept {
@@ -447,6 +453,37 @@ BLOCKPACK_API GroupOps compiled_group_ops();
 #endif
 
 }  // namespace detail
+
+inline std::optional<CodeSpec> GroupInt::code_spec(index_t cols, std::span<const std::byte* const> /*src*/) const {
+  CodeSpec spec;
+  spec.bits = bits == 8 ? 8 : 4;
+  spec.zeros = grid == GroupGrid::asymmetric;
+  const int middle = spec.zeros ? 0 : 1 << (bits - 1);
+  spec.levels = CodeSpec::integers(-middle);
+  spec.zero = bits == 8 ? middle : 0;
+  spec.scale = group_size == 0 ? CodeScale::f32 : CodeScale::fp16;
+  spec.group = group_size == 0 ? round_up(std::max<index_t>(cols, 1), 32) : group_size;
+  return spec;
+}
+inline void GroupInt::read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
+  const std::byte* codes = src[src.size() - 1];
+  for (index_t col = 0; col < cols; col += index_t{detail::kGroupChunk}) {
+    std::int32_t q[detail::kGroupChunk];
+    const auto count = static_cast<std::size_t>(std::min(index_t{detail::kGroupChunk}, cols - col));
+    unpack(detail::bytes(codes + code_bytes(col)), std::span<std::int32_t>(q, count));
+    for (std::size_t i = 0; i < count; ++i)
+      dst.codes[static_cast<std::size_t>(col) + i] = static_cast<std::uint8_t>(q[i]);
+  }
+  for (std::size_t g = 0; g < dst.scales.size(); ++g) {
+    const std::uint8_t* at = detail::bytes(src[0]) + 2 * g;
+    const auto scale = static_cast<std::uint16_t>(at[0] | (at[1] << 8));
+    const float value = static_cast<float>(fp16::from_bits(scale));
+    dst.scales[g] = group_size == 0 ? std::bit_cast<std::uint32_t>(value) : scale;
+    if (!dst.zeros.empty())
+      dst.zeros[g] =
+          static_cast<std::uint8_t>(detail::load_zero_point(detail::bytes(src[1]), static_cast<index_t>(g), bits));
+  }
+}
 
 inline void GroupInt::check_row(const EncodeRow& row) const {
   const auto cols = static_cast<index_t>(row.weights.size());

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/scalar.hpp"
@@ -221,6 +222,31 @@ struct Mx {
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
   /// The same as bf16, exact from 2^-126 up, half to even below.
   void decode_row_bf16(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<bf16> dst) const;
+
+  /// mxfp4, mxint4 and mxint8: levels in units of the element's last bit. Other elements span too many of them.
+  std::optional<CodeSpec> code_spec(index_t /*cols*/, std::span<const std::byte* const> /*src*/) const {
+    CodeSpec spec;
+    spec.group = block;
+    if (element == MxElement::e2m1) {
+      for (std::size_t c = 0; c < 16; ++c)
+        spec.levels[c] = static_cast<std::int8_t>(2.0f * element_value(static_cast<std::int32_t>(c)));
+      spec.multiplier = 0.5f;
+    } else if (element == MxElement::int8 || element == MxElement::int4) {
+      spec.bits = this->spec().bits;
+      spec.zero = spec.bits == 8 ? 128 : 0;
+      spec.levels = CodeSpec::integers(-8);
+      spec.multiplier = exp2i(-this->spec().mantissa_bits);
+    } else {
+      return std::nullopt;
+    }
+    return spec;
+  }
+  void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
+    detail::read_block_codes(*this, src, cols, dst, [this](std::int32_t code, std::uint8_t scale) {
+      const int middle = element == MxElement::e2m1 ? 0 : 1 << (spec().bits - 1);
+      return static_cast<std::uint8_t>((scale == 255 ? 0 : code) ^ middle);
+    });
+  }
 
   /// One whole block through fit, encode and pack: what the kernels of every level must equal. `col` is its first
   /// column, `row` gives policy, importance and place.

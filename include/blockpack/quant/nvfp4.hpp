@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/scalar.hpp"
@@ -142,6 +143,22 @@ struct Nvfp4 {
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst, const detail::TableOps& ops) const;
   void decode_row(std::span<const std::byte* const> src, index_t col, std::span<float> dst,
                   const detail::TableOps& ops) const;
+
+  /// Doubled levels; the scale of the tensor is part of the multiplier.
+  std::optional<CodeSpec> code_spec(index_t /*cols*/, std::span<const std::byte* const> src) const {
+    CodeSpec spec;
+    for (std::size_t c = 0; c < 16; ++c) spec.levels[c] = static_cast<std::int8_t>(2.0f * kLevels[c]);
+    spec.group = kBlock;
+    spec.scale = CodeScale::e4m3;
+    spec.multiplier = 0.5f * detail::load_f32(src[2]);
+    return spec;
+  }
+  void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
+    for (std::size_t g = 0; g < dst.scales.size(); ++g) dst.scales[g] = std::to_integer<std::uint32_t>(src[0][g]);
+    for (index_t i = 0; i < cols; ++i)
+      dst.codes[static_cast<std::size_t>(i)] =
+          static_cast<std::uint8_t>(detail::bytes(src[1])[i / 2] >> (i % 2 * 4) & 15);
+  }
 
   /// Values of the codes.
   static constexpr float kLevels[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,

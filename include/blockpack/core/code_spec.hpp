@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Formats whose weights are small integers with a scale per group: how they say so. The engine then keeps the codes
+/// packed and multiplies them as they are (core/engine.hpp, PackedCodes) instead of decoding rows first.
+
+#include <array>
+#include <concepts>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/types.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+/// How the scale of a group is stored.
+enum class CodeScale : std::uint8_t {
+  e8m0,  ///< a byte b: 2^(b - 127), 255 is NaN
+  e4m3,  ///< a byte, FP8 E4M3
+  fp16,  ///< IEEE binary16
+  f32    ///< float32
+};
+/// Bytes of one.
+constexpr index_t scale_bytes(CodeScale scale) noexcept {
+  return scale == CodeScale::f32 ? 4 : scale == CodeScale::fp16 ? 2 : 1;
+}
+
+/// What the codes of a matrix mean:
+///
+///     weight = scale[group] * multiplier * (value(code) - zero[group])
+///     value(code) = levels[code] for 4-bit codes, code for 8-bit ones
+struct CodeSpec {
+  int bits = 4;                          ///< 4 or 8, the width codes are packed at
+  std::array<std::int8_t, 16> levels{};  ///< of 4-bit codes
+  index_t group = 32;                    ///< weights along `in` that share a scale: 16 or a multiple of 32
+  CodeScale scale = CodeScale::e8m0;
+  float multiplier = 1.0f;  ///< of every scale
+  int zero = 0;             ///< of every group, where `zeros` is false
+  bool zeros = false;       ///< every group has a zero of its own, 0 to 255
+
+  index_t groups(index_t cols) const noexcept { return ceil_div(cols, group); }
+
+  /// levels[c] = c + first.
+  static constexpr std::array<std::int8_t, 16> integers(int first) noexcept {
+    std::array<std::int8_t, 16> levels{};
+    for (int c = 0; c < 16; ++c) levels[static_cast<std::size_t>(c)] = static_cast<std::int8_t>(c + first);
+    return levels;
+  }
+};
+
+/// The codes of one row: one per weight; per group the bits of its scale as CodeSpec::scale stores it, and its zero
+/// where the spec has zeros.
+struct CodeRow {
+  std::span<std::uint8_t> codes;
+  std::span<std::uint32_t> scales;
+  std::span<std::uint8_t> zeros;
+};
+
+/// A row format that can hand out codes. `code_spec(cols, src)` gives nothing for parameters whose values are no such
+/// integers; its src points to the sections of row 0, for formats with a scale of the whole tensor.
+template <class F>
+concept CodeFormat = requires(const F& f, index_t cols, std::span<const std::byte* const> src, const CodeRow& dst) {
+  { f.code_spec(cols, src) } -> std::same_as<std::optional<CodeSpec>>;
+  f.read_codes(src, cols, dst);  // (sections of the row, cols of W, whole row)
+};
+
+/// Rows of codes on demand, as plain pointers (core/row_source.hpp does the same for values). `read_row` is called from
+/// several threads at once.
+struct CodeSource {
+  index_t rows = 0;
+  index_t cols = 0;
+  CodeSpec spec;
+  const void* self = nullptr;
+  void (*read_row)(const void* self, index_t row, const CodeRow& dst) = nullptr;
+};
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

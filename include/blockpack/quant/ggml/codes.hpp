@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// The blocks of ggml as integer codes and scales (core/code_spec.hpp), for types whose weights are a scale times an
+/// integer.
+
+#include <bit>
+#include <cstdint>
+#include <optional>
+
+#include "blockpack/core/code_spec.hpp"
+#include "blockpack/core/config.hpp"
+#include "blockpack/quant/ggml/k_quants.hpp"
+#include "blockpack/quant/ggml/simple_blocks.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI::ggml {
+
+/// What the codes of a type mean. Products of steps and sub-block scales are kept as floats, where they are exact;
+/// nothing for the types with minima.
+inline std::optional<CodeSpec> code_spec(GgmlType type) noexcept {
+  CodeSpec spec;
+  spec.scale = CodeScale::fp16;
+  const auto bytes = [&spec](int zero) {
+    spec.bits = 8;
+    spec.zero = zero;
+  };
+  switch (type) {
+    case GgmlType::q4_0:
+      spec.levels = CodeSpec::integers(-8);
+      return spec;
+    case GgmlType::iq4_nl:
+    case GgmlType::iq4_xs:
+      for (std::size_t c = 0; c < 16; ++c) spec.levels[c] = kIq4Levels[c];
+      if (type == GgmlType::iq4_xs) spec.scale = CodeScale::f32;
+      return spec;
+    case GgmlType::mxfp4:
+    case GgmlType::nvfp4:
+      for (std::size_t c = 0; c < 16; ++c) spec.levels[c] = kE2m1Doubled[c];
+      spec.multiplier = 0.5f;
+      spec.scale = type == GgmlType::mxfp4 ? CodeScale::e8m0 : CodeScale::e4m3;
+      spec.group = type == GgmlType::mxfp4 ? 32 : 16;
+      return spec;
+    case GgmlType::q5_0:
+      bytes(16);
+      return spec;
+    case GgmlType::q8_0:
+      bytes(128);
+      return spec;
+    case GgmlType::q8_k:
+      bytes(128);
+      spec.scale = CodeScale::f32;
+      spec.group = 256;
+      return spec;
+    case GgmlType::q6_k:
+      bytes(32);
+      spec.scale = CodeScale::f32;
+      spec.group = 16;
+      return spec;
+    case GgmlType::q3_k:
+      spec.levels = CodeSpec::integers(-4);
+      spec.scale = CodeScale::f32;
+      spec.group = 16;
+      return spec;
+    case GgmlType::tq1_0:
+    case GgmlType::tq2_0:
+      spec.levels = CodeSpec::integers(-1);
+      spec.group = 256;
+      return spec;
+    default:
+      return std::nullopt;
+  }
+}
+
+// read_codes: all codes of a block, and the bits of its scales as the spec stores them.
+
+inline void read_codes(const Q4_0& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  unpack_nibbles(b.qs, codes);
+  scales[0] = b.d.bits();
+}
+inline void read_codes(const Iq4Nl& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  unpack_nibbles(b.qs, codes);
+  scales[0] = b.d.bits();
+}
+inline void read_codes(const Q5_0& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  unpack_nibbles(b.qs, codes);
+  unpack_fifth_bits(b.qh, codes);
+  scales[0] = b.d.bits();
+}
+inline void read_codes(const Q8_0& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  for (std::size_t i = 0; i < 32; ++i) codes[i] = static_cast<std::uint8_t>(b.qs[i] + 128);
+  scales[0] = b.d.bits();
+}
+inline void read_codes(const Q8K& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  for (std::size_t i = 0; i < 256; ++i) codes[i] = static_cast<std::uint8_t>(b.qs[i] + 128);
+  scales[0] = 0;
+  for (std::size_t i = 0; i < 4; ++i) scales[0] |= std::uint32_t{b.d[i]} << (8 * i);
+}
+/// Scale byte 255, which no encoder writes (its levels beyond 1 overflow), makes products NaN.
+inline void read_codes(const Mxfp4& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  unpack_nibbles(b.qs, codes);
+  scales[0] = b.e;
+}
+/// Scale byte 0xff, which no encoder writes, makes products NaN.
+inline void read_codes(const Nvfp4& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  for (std::size_t s = 0; s < 4; ++s) {
+    scales[s] = b.d[s] == 0x7f ? 0u : b.d[s] & 0x7fu;
+    for (std::size_t j = 0; j < 8; ++j) {
+      codes[16 * s + j] = b.qs[8 * s + j] & 15;
+      codes[16 * s + 8 + j] = static_cast<std::uint8_t>(b.qs[8 * s + j] >> 4);
+    }
+  }
+}
+inline void read_codes(const Tq2_0& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  for (std::size_t i = 0; i < 256; ++i)
+    codes[i] = static_cast<std::uint8_t>((b.qs[i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32))) & 3);
+  scales[0] = b.d.bits();
+}
+inline void read_codes(const Tq1_0& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  for (std::size_t i = 0; i < 52; ++i) {
+    unsigned byte = i < 48 ? b.qs[i] : b.qh[i - 48];
+    for (std::size_t n = 0; n < (i < 48 ? 5u : 4u); ++n) {
+      codes[simple::tq1_element(i, n)] = static_cast<std::uint8_t>((3 * byte) >> 8);
+      byte = (3 * byte) & 255;
+    }
+  }
+  scales[0] = b.d.bits();
+}
+inline void read_codes(const Iq4Xs& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  for (std::size_t j = 0; j < 8; ++j) {
+    const int scale = (((b.scales_l[j / 2] >> (j % 2 * 4)) & 15) | (((b.scales_h.bits() >> (2 * j)) & 3) << 4)) - 32;
+    scales[j] = std::bit_cast<std::uint32_t>(b.d.value() * static_cast<float>(scale));
+    unpack_nibbles(b.qs + 16 * j, codes + 32 * j);
+  }
+}
+inline void read_codes(const Q3K& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  for (std::size_t i = 0; i < 256; ++i) {
+    const int low = (b.qs[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3;
+    codes[i] = static_cast<std::uint8_t>(low | ((b.hmask[i % 32] >> (i / 32)) & 1) << 2);
+  }
+  for (std::size_t g = 0; g < 16; ++g)
+    scales[g] = std::bit_cast<std::uint32_t>(b.d.value() * static_cast<float>(q3_scale(b.scales, g)));
+}
+inline void read_codes(const Q6K& b, std::uint8_t* codes, std::uint32_t* scales) noexcept {
+  for (std::size_t i = 0; i < 256; ++i) {
+    const std::size_t n = i / 128, part = i % 128 / 32, l = i % 32;
+    const int low = (b.ql[64 * n + part % 2 * 32 + l] >> (part / 2 * 4)) & 15;
+    codes[i] = static_cast<std::uint8_t>(low | (((b.qh[32 * n + l] >> (2 * part)) & 3) << 4));
+  }
+  for (std::size_t g = 0; g < 16; ++g)
+    scales[g] = std::bit_cast<std::uint32_t>(b.d.value() * static_cast<float>(b.scales[g]));
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI::ggml

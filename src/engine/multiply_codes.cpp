@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Packed codes (layout: kernels/codes/codes_kernels.hpp) and the products of few tokens with them. Tasks are runs of
+/// panels; every panel is read once, and nothing but memory should matter.
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <vector>
+
+#include "engine/large_memory.hpp"
+#include "engine/product.hpp"
+#include "kernels/table.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+namespace engine {
+namespace {
+
+using kernels::kCodeOrder;
+using kernels::kCodeRows;
+using kernels::kCodeStep;
+
+/// How one panel is cut.
+struct CodeLayout {
+  CodeLayout(index_t cols, const CodeSpec& s)
+      : spec(s), steps(ceil_div(cols, kCodeStep)), group_steps(s.group / kCodeStep) {
+    const index_t line = kCodeRows * group_bytes();
+    // Scales fill whole lines, and come after at least 128 k of codes.
+    index_t groups = std::max<index_t>(1, 128 / s.group);
+    while (line * groups % 64 != 0) groups *= 2;
+    block_steps = groups * s.group / kCodeStep;
+    const index_t whole = steps / block_steps, rest = steps % block_steps;
+    panel_bytes = checked_add(checked_mul(whole, block_bytes(block_steps), "PackedCodes"),
+                              rest > 0 ? block_bytes(rest) : 0, "PackedCodes");
+  }
+  /// Bytes of a row's scale and zero.
+  index_t group_bytes() const { return scale_bytes(spec.scale) + (spec.zeros ? 1 : 0); }
+  index_t groups(index_t block) const { return group_steps == 0 ? 2 * block : ceil_div(block, group_steps); }
+  index_t block_bytes(index_t block) const {
+    return block * kernels::code_step_bytes(spec.bits) + round_up(groups(block) * kCodeRows * group_bytes(), 64);
+  }
+
+  CodeSpec spec;
+  index_t steps;
+  index_t group_steps;  ///< 0: two groups a step
+  index_t block_steps;
+  index_t panel_bytes;
+};
+
+/// One row's codes of a step, in place among the 16 rows of the panel.
+void write_codes(const std::uint8_t* codes, int bits, index_t row, std::byte* step) {
+  for (index_t e = 0; e < kCodeStep; ++e) {
+    const std::uint8_t code = codes[e / 8 * 8 + kCodeOrder[e % 8]];
+    if (bits == 8) {
+      step[e / 4 * 64 + row * 4 + e % 4] = std::byte{code};
+    } else {
+      step[e / 8 * 64 + row * 4 + e % 4] |= std::byte(e % 8 < 4 ? code : code << 4);
+    }
+  }
+}
+
+void pack_row(const CodeLayout& layout, const CodeRow& row, index_t r, std::byte* panel) {
+  index_t group = 0;
+  for (index_t s0 = 0; s0 < layout.steps; s0 += layout.block_steps) {
+    const index_t steps = std::min(layout.block_steps, layout.steps - s0);
+    const index_t step_bytes = kernels::code_step_bytes(layout.spec.bits);
+    for (index_t s = 0; s < steps; ++s)
+      write_codes(row.codes.data() + (s0 + s) * kCodeStep, layout.spec.bits, r, panel + s * step_bytes);
+    std::byte* scales = panel + steps * step_bytes;
+    const index_t groups = layout.groups(steps), bytes = scale_bytes(layout.spec.scale);
+    std::byte* zeros = scales + groups * kCodeRows * bytes;
+    for (index_t g = 0; g < groups && group < static_cast<index_t>(row.scales.size()); ++g, ++group) {
+      for (index_t b = 0; b < bytes; ++b)
+        scales[(g * kCodeRows + r) * bytes + b] =
+            static_cast<std::byte>(row.scales[static_cast<std::size_t>(group)] >> (8 * b));
+      if (layout.spec.zeros) zeros[g * kCodeRows + r] = std::byte{row.zeros[static_cast<std::size_t>(group)]};
+    }
+    panel += layout.block_bytes(steps);
+  }
+}
+
+/// Tokens as the kernels take them: 1, 2, 4 or 8, the missing ones zeros.
+int kernel_tokens(index_t tokens) { return static_cast<int>(std::bit_ceil(static_cast<std::size_t>(tokens))); }
+
+/// Rows of x for a kernel, as int8 or as float32.
+class CodeActivations {
+ public:
+  CodeActivations(const Product& p, const kernels::CodeKernels& kernels, bool int8, kernels::CodeProduct& c) {
+    const FewRows x = few_rows(p);
+    const index_t cells = c.steps * c.tokens;
+    const auto* rows = static_cast<const float*>(x.data);
+    if (int8) {
+      codes_ = AlignedBuffer<std::int8_t>(cells * kCodeStep);
+      scales_ = AlignedBuffer<float>(cells);
+      sums_ = AlignedBuffer<std::int16_t>(2 * cells);
+      for (index_t m = 0; m < p.x.rows(); ++m)
+        kernels.quantize.fn(rows + m * x.stride, p.k, c.tokens, codes_.data() + m * kCodeStep, scales_.data() + m,
+                            sums_.data() + 2 * m);
+      c.x8 = {codes_.data(), scales_.data(), sums_.data()};
+      return;
+    }
+    floats_ = AlignedBuffer<float>(cells * kCodeStep);
+    for (index_t m = 0; m < p.x.rows(); ++m)
+      for (index_t k = 0; k < p.k; k += kCodeStep)
+        std::copy_n(rows + m * x.stride + k, std::min<index_t>(kCodeStep, p.k - k),
+                    floats_.data() + k * c.tokens + m * kCodeStep);
+    c.x = floats_.data();
+  }
+
+ private:
+  AlignedBuffer<std::int8_t> codes_;
+  AlignedBuffer<float> scales_;
+  AlignedBuffer<std::int16_t> sums_;
+  AlignedBuffer<float> floats_;
+};
+
+/// y = epilogue(x · Wᵀ) for up to kCodeTokens tokens.
+void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w, bool int8) {
+  const CodeSpec& spec = w.spec();
+  const CodeLayout layout(p.k, spec);
+  kernels::CodeProduct c{};
+  c.tokens = kernel_tokens(p.x.rows());
+  c.panel_bytes = layout.panel_bytes;
+  c.steps = layout.steps;
+  c.block_steps = layout.block_steps;
+  c.group_steps = layout.group_steps;
+  c.bits = spec.bits;
+  c.scale = static_cast<int>(spec.scale);
+  c.zeros = spec.zeros;
+  c.zero = spec.zero;
+  c.multiplier = spec.multiplier;
+  std::copy(spec.levels.begin(), spec.levels.end(), c.levels);
+  const CodeActivations x(p, kernels, int8, c);
+
+  const index_t panels = ceil_div(p.n, kCodeRows);
+  const index_t per_task = panels <= 64 ? 4 : 16;
+  const double bytes = static_cast<double>(w.bytes());
+  const double ns = bytes / 30.0 + bytes * static_cast<double>(p.x.rows()) / 100.0;
+  for_each_task(p.execution, ns, ceil_div(panels, per_task), [&](index_t task) {
+    const index_t first = task * per_task;
+    kernels::CodeProduct part = c;
+    part.panels = std::min(per_task, panels - first);
+    part.w = reinterpret_cast<const unsigned char*>(w.data()) + first * layout.panel_bytes;
+    // `finish` reads whole vectors of 32 columns.
+    part.sums_stride = round_up(part.panels * kCodeRows, kernels::kPanelColumns);
+    auto sums = AlignedBuffer<float>(part.sums_stride * c.tokens);
+    part.sums = sums.data();
+    (int8 ? kernels.few_int8 : kernels.few_f32).fn(part);
+    const index_t col = first * kCodeRows;
+    finish(p, sums.data(), part.sums_stride, kernels::kPanelColumns, 0, p.x.rows(), col,
+           std::min(p.n - col, part.panels * kCodeRows));
+  });
+}
+
+}  // namespace
+}  // namespace engine
+
+std::size_t PackedCodes::bytes_needed(MatrixShape shape, const CodeSpec& spec) {
+  const engine::CodeLayout layout(shape.cols, spec);
+  return static_cast<std::size_t>(
+      checked_mul(ceil_div(shape.rows, kernels::kCodeRows), layout.panel_bytes, "PackedCodes"));
+}
+
+PackedCodes PackedCodes::pack(const CodeSource& w, const Execution& how, std::span<std::byte> memory) {
+  PackedCodes packed;
+  packed.shape_ = {w.rows, w.cols};
+  packed.spec_ = w.spec;
+  packed.bytes_ = bytes_needed(packed.shape_, w.spec);
+  if (packed.bytes_ == 0) return packed;
+  std::byte* dst = memory.data();
+  if (memory.empty()) {
+    const std::shared_ptr<std::byte> owned = engine::allocate_large(packed.bytes_);
+    dst = owned.get();
+    packed.owner_ = owned;
+  } else if (memory.size() < packed.bytes_ || reinterpret_cast<std::uintptr_t>(dst) % 64 != 0) {
+    throw ShapeError("PackedCodes::pack: memory has " + std::to_string(memory.size()) + " bytes, " +
+                     std::to_string(packed.bytes_) + " on a 64-byte boundary needed");
+  }
+  packed.data_ = dst;
+  const engine::CodeLayout layout(w.cols, w.spec);
+  parallel_for(how, ceil_div(w.rows, kernels::kCodeRows), [&](index_t panel) {
+    std::byte* out = dst + panel * layout.panel_bytes;
+    std::memset(out, 0, static_cast<std::size_t>(layout.panel_bytes));
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(layout.steps * kernels::kCodeStep));
+    std::vector<std::uint32_t> scales(static_cast<std::size_t>(w.spec.groups(w.cols)));
+    std::vector<std::uint8_t> zeros(w.spec.zeros ? scales.size() : 0);
+    const CodeRow row{std::span(codes).first(static_cast<std::size_t>(w.cols)), scales, zeros};
+    for (index_t r = 0; r < kernels::kCodeRows && panel * kernels::kCodeRows + r < w.rows; ++r) {
+      w.read_row(w.self, panel * kernels::kCodeRows + r, row);
+      engine::pack_row(layout, {codes, scales, zeros}, r, out);
+    }
+  });
+  return packed;
+}
+
+void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mode, const ApplyOptions& how) {
+  if (y.rows() == 0 || y.cols() == 0) return;
+  const kernels::KernelTable& table = kernels::table_for(how.execution.level());
+  const bool int8 = mode == Activations::int8 && table.codes.few_int8.fn != nullptr;
+  for (index_t first = 0; first < y.rows(); first += kCodeTokens) {
+    const index_t tokens = std::min(kCodeTokens, y.rows() - first);
+    const auto rows = [&](const auto& view) { return view.data() == nullptr ? view : view.rows_from(first, tokens); };
+    Epilogue epilogue = how.epilogue;
+    epilogue.gate = rows(epilogue.gate);
+    epilogue.residual = rows(epilogue.residual);
+    const engine::Product p{table.dense,
+                            engine::Path::f32,
+                            int8 ? Activations::f32 : mode,
+                            x.is_bf16() ? ActivationView(rows(x.as_bf16())) : ActivationView(rows(x.f32())),
+                            y.cols(),
+                            x.cols(),
+                            y.is_bf16() ? ResultView(rows(y.as_bf16())) : ResultView(rows(y.f32())),
+                            epilogue,
+                            how.execution};
+    engine::multiply_codes(p, table.codes, w, int8);
+  }
+}
+
+}  // namespace blockpack::inline BLOCKPACK_ABI

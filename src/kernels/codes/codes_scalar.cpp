@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Products with packed codes for every CPU: what the kernels of the other levels compute, one weight at a time. The
+/// integer sums are exact, so levels differ in the rounding of their few float operations a group alone.
+///
+/// Expected limit: the look-up, multiply and add of a weight.
+
+#include "kernels/codes/codes_kernels.hpp"
+
+namespace blockpack::kernels {
+namespace {
+
+#include "kernels/codes/codes_plain.inc"
+
+float scale_at(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t i) {
+  switch (p.scale) {
+    case 0:
+      return e8m0_value(at[i]);
+    case 1:
+      return e4m3_value(at[i]);
+    case 2:
+      return fp16_value(static_cast<std::uint32_t>(at[2 * i] | (at[2 * i + 1] << 8)));
+    default:
+      return load_f32(at + 4 * i);
+  }
+}
+
+/// The scales and zeros of the groups of a block.
+struct Groups {
+  float scale[kBlockGroups][kCodeRows];
+  int zero[kBlockGroups][kCodeRows];
+};
+void read_groups(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Groups& g) {
+  const std::ptrdiff_t bytes = p.scale == 3 ? 4 : p.scale == 2 ? 2 : 1;
+  for (std::ptrdiff_t i = 0; i < groups * kCodeRows; ++i) {
+    g.scale[i / kCodeRows][i % kCodeRows] = scale_at(p, at, i) * p.multiplier;
+    g.zero[i / kCodeRows][i % kCodeRows] = p.zeros ? at[groups * kCodeRows * bytes + i] : p.zero;
+  }
+}
+
+/// The values of the 32 codes of row r of a step, in kCodeOrder.
+void read_codes(const CodeProduct& p, const unsigned char* step, std::ptrdiff_t r, int* values) {
+  for (std::ptrdiff_t e = 0; e < kCodeStep; ++e) {
+    if (p.bits == 8) {
+      values[e] = step[e / 4 * 64 + r * 4 + e % 4];
+    } else {
+      const int byte = step[e / 8 * 64 + r * 4 + e % 4];
+      values[e] = p.levels[e % 8 < 4 ? byte & 15 : byte >> 4];
+    }
+  }
+}
+
+/// Calls group(panel, r, s, first, count, values, scale, zero) for the elements [first, first + count) of step s that
+/// share a scale.
+template <class Group>
+void walk(const CodeProduct& p, const Group& group) {
+  const std::ptrdiff_t step_bytes = code_step_bytes(p.bits);
+  for (std::ptrdiff_t panel = 0; panel < p.panels; ++panel) {
+    const unsigned char* at = p.w + panel * p.panel_bytes;
+    for (std::ptrdiff_t s0 = 0; s0 < p.steps; s0 += p.block_steps) {
+      const std::ptrdiff_t steps = p.steps - s0 < p.block_steps ? p.steps - s0 : p.block_steps;
+      const std::ptrdiff_t groups = block_groups(p, steps);
+      Groups g;
+      read_groups(p, at + steps * step_bytes, groups, g);
+      for (std::ptrdiff_t s = 0; s < steps; ++s) {
+        for (std::ptrdiff_t r = 0; r < kCodeRows; ++r) {
+          int values[kCodeStep];
+          read_codes(p, at + s * step_bytes, r, values);
+          if (p.group_steps == 0) {
+            group(panel, r, s0 + s, 0, 16, values, g.scale[2 * s][r], g.zero[2 * s][r]);
+            group(panel, r, s0 + s, 16, 16, values, g.scale[2 * s + 1][r], g.zero[2 * s + 1][r]);
+          } else {
+            const std::ptrdiff_t i = s / p.group_steps;
+            group(panel, r, s0 + s, 0, 32, values, g.scale[i][r], g.zero[i][r]);
+          }
+        }
+      }
+      at += block_bytes(p, steps, groups);
+    }
+  }
+}
+
+void clear_sums(const CodeProduct& p) {
+  for (int t = 0; t < p.tokens; ++t)
+    for (std::ptrdiff_t i = 0; i < p.panels * kCodeRows; ++i) p.sums[t * p.sums_stride + i] = 0.0f;
+}
+
+void few_int8(const CodeProduct& p) noexcept {
+  clear_sums(p);
+  walk(p, [&p](std::ptrdiff_t panel, std::ptrdiff_t r, std::ptrdiff_t s, int first, int count, const int* values,
+               float scale, int zero) {
+    for (int t = 0; t < p.tokens; ++t) {
+      const std::ptrdiff_t at = s * p.tokens + t;
+      int sum = 0;
+      for (int e = first; e < first + count; ++e) sum += (values[e] - zero) * p.x8.codes[at * kCodeStep + e];
+      p.sums[t * p.sums_stride + panel * kCodeRows + r] += static_cast<float>(sum) * p.x8.scales[at] * scale;
+    }
+  });
+}
+
+void few_f32(const CodeProduct& p) noexcept {
+  clear_sums(p);
+  walk(p, [&p](std::ptrdiff_t panel, std::ptrdiff_t r, std::ptrdiff_t s, int first, int count, const int* values,
+               float scale, int zero) {
+    for (int t = 0; t < p.tokens; ++t) {
+      const float* x = p.x + (s * p.tokens + t) * kCodeStep;
+      float sum = 0.0f;
+      for (int e = first; e < first + count; ++e)
+        sum += static_cast<float>(values[e] - zero) * x[e / 8 * 8 + kCodeOrder[e % 8]];
+      p.sums[t * p.sums_stride + panel * kCodeRows + r] += sum * scale;
+    }
+  });
+}
+
+}  // namespace
+
+void install_codes_scalar(CodeKernels& k, Features) noexcept {
+  k.few_int8 = {few_int8, "scalar"};
+  k.few_f32 = {few_f32, "scalar"};
+  k.quantize = {quantize, "scalar"};
+}
+
+}  // namespace blockpack::kernels

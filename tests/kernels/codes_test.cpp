@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Products with packed codes: every level, width, group, kind of scale and number of tokens against sums in double,
+/// and the promises about bits, threads and memory.
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "blockpack/core/random.hpp"
+#include "blockpack/core/row_matrix.hpp"
+#include "blockpack/quant/group_int.hpp"
+#include "blockpack/quant/mx.hpp"
+#include "kernels/table.hpp"
+#include "support/budget.hpp"
+#include "support/catch.hpp"
+#include "support/guard_page.hpp"
+#include "support/levels.hpp"
+#include "support/product_check.hpp"
+#include "support/random.hpp"
+
+using namespace blockpack;
+using namespace blockpack::test;
+
+namespace {
+
+/// Random codes of a spec, the extreme ones among them.
+struct Coded {
+  Coded(MatrixShape s, const CodeSpec& code_spec, std::uint64_t seed) : shape(s), spec(code_spec) {
+    Random random(seed);
+    const auto groups = static_cast<std::size_t>(s.rows * spec.groups(s.cols));
+    for (index_t i = 0; i < s.rows * s.cols; ++i) {
+      const auto draw = static_cast<std::uint32_t>(random());
+      const std::uint32_t top = spec.bits == 8 ? 255 : 15;
+      codes.push_back(static_cast<std::uint8_t>(draw % 5 == 0 ? 0 : draw % 5 == 1 ? top : (draw >> 8) & top));
+    }
+    for (std::size_t g = 0; g < groups; ++g) {
+      const auto draw = static_cast<std::uint32_t>(random());
+      // Powers of two from 2^-10 to 2^9, or any fp16 or E4M3 of ordinary size, negative ones too.
+      std::uint32_t bits = 117 + draw % 20;
+      if (spec.scale == CodeScale::e4m3) bits = (draw % 126) | (draw >> 24 & 128);
+      if (spec.scale == CodeScale::fp16) bits = fp16(static_cast<float>(draw % 2001) / 1000.0f - 1.0f).bits;
+      if (spec.scale == CodeScale::f32) bits = std::bit_cast<std::uint32_t>(exp2i(static_cast<int>(draw % 20) - 10));
+      scales.push_back(bits);
+      zeros.push_back(spec.zeros ? static_cast<std::uint8_t>((draw >> 16) & (spec.bits == 8 ? 255 : 15)) : 0);
+    }
+  }
+
+  CodeSource source() const {
+    return {shape.rows, shape.cols, spec, this, [](const void* self, index_t row, const CodeRow& dst) {
+              const auto& c = *static_cast<const Coded*>(self);
+              const index_t groups = c.spec.groups(c.shape.cols);
+              std::copy_n(c.codes.data() + row * c.shape.cols, c.shape.cols, dst.codes.data());
+              std::copy_n(c.scales.data() + row * groups, groups, dst.scales.data());
+              if (c.spec.zeros) std::copy_n(c.zeros.data() + row * groups, groups, dst.zeros.data());
+            }};
+  }
+
+  /// W[n, k], exact: scales have few bits.
+  float value(index_t n, index_t k) const {
+    const auto group = static_cast<std::size_t>(n * spec.groups(shape.cols) + k / spec.group);
+    const std::uint32_t bits = scales[group];
+    float scale = std::bit_cast<float>(bits);
+    if (spec.scale == CodeScale::e8m0) scale = exp2i(static_cast<int>(bits) - 127);
+    if (spec.scale == CodeScale::e4m3) scale = static_cast<float>(fp8_e4m3::from_bits(static_cast<std::uint8_t>(bits)));
+    if (spec.scale == CodeScale::fp16) scale = static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(bits)));
+    const std::uint8_t code = codes[static_cast<std::size_t>(n * shape.cols + k)];
+    const int level = spec.bits == 8 ? code : spec.levels[code];
+    const int zero = spec.zeros ? zeros[group] : spec.zero;
+    return scale * spec.multiplier * static_cast<float>(level - zero);
+  }
+
+  MatrixShape shape;
+  CodeSpec spec;
+  std::vector<std::uint8_t> codes, zeros;
+  std::vector<std::uint32_t> scales;
+};
+
+CodeSpec make_spec(int bits, index_t group, CodeScale scale, bool zeros) {
+  CodeSpec spec;
+  spec.bits = bits;
+  spec.group = group;
+  spec.scale = scale;
+  spec.zeros = zeros;
+  spec.multiplier = 0.5f;
+  spec.zero = bits == 8 && !zeros ? 128 : 0;
+  spec.levels = zeros ? CodeSpec::integers(0) : std::array<std::int8_t, 16>{-128, -104, -83, -65, -49, -35, -22, -10,
+                                                                            1,    13,   25,  38,  53,  69,  89,  127};
+  return spec;
+}
+
+std::vector<float> multiply(const PackedCodes& w, const std::vector<float>& x, index_t tokens,
+                            const ApplyOptions& how) {
+  const index_t n = w.shape().rows, k = w.shape().cols;
+  GuardedArray<float> y(static_cast<std::size_t>(tokens * n)), rows(static_cast<std::size_t>(tokens * k));
+  std::copy_n(x.data(), tokens * k, rows.data());
+  matmul(MatrixView<const float>(rows.data(), tokens, k), w, MatrixView<float>(y.data(), tokens, n), how.activations,
+         how);
+  return {y.begin(), y.end()};
+}
+
+std::vector<Isa> levels_of_codes() {
+  std::vector<Isa> levels;
+  for (const Isa isa : levels_here())
+    if (multiplies_codes(isa)) levels.push_back(isa);
+  return levels;
+}
+
+/// x rounded as int8 activations are.
+std::vector<float> rounded(std::span<const float> x) {
+  std::vector<float> result;
+  for (std::size_t first = 0; first < x.size(); first += 32) {
+    float absmax = 0;
+    const std::size_t end = std::min(x.size(), first + 32);
+    for (std::size_t i = first; i < end; ++i) absmax = std::max(absmax, std::fabs(x[i]));
+    const float a = absmax / 127.0f;
+    for (std::size_t i = first; i < end; ++i) result.push_back(a == 0 ? 0.0f : round_half_even(x[i] / a) * a);
+  }
+  return result;
+}
+
+TEST_CASE("products with packed codes are within the bound of their mode on every level", "[kernels][codes][smoke]") {
+  struct Form {
+    int bits;
+    index_t group;
+    CodeScale scale;
+    bool zeros;
+  };
+  const Form form = GENERATE(Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false},
+                             Form{4, 32, CodeScale::fp16, true}, Form{4, 128, CodeScale::fp16, false},
+                             Form{4, 256, CodeScale::fp16, false}, Form{4, 544, CodeScale::f32, true},
+                             Form{8, 32, CodeScale::e8m0, false}, Form{8, 16, CodeScale::f32, false},
+                             Form{8, 64, CodeScale::fp16, true}, Form{8, 128, CodeScale::e8m0, false});
+  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale));
+  const CodeSpec spec = make_spec(form.bits, form.group, form.scale, form.zeros);
+  for (const MatrixShape shape : {MatrixShape{1, 1}, MatrixShape{33, 40}, MatrixShape{83, 515}}) {
+    if (small_budget() && shape.rows > 33) continue;
+    const Coded w(shape, spec, 7);
+    const std::size_t bytes = PackedCodes::bytes_needed(shape, spec);
+    GuardedArray<std::byte> memory(bytes);
+    const PackedCodes packed = PackedCodes::pack(w.source(), {}, memory.span());
+    REQUIRE(packed.bytes() == bytes);
+    std::vector<float> values(static_cast<std::size_t>(shape.rows * shape.cols));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = w.value(static_cast<index_t>(i) / shape.cols, static_cast<index_t>(i) % shape.cols);
+    const std::vector<float> x = random_weights(9, shape.cols, 3);
+    for (const Isa isa : levels_of_codes()) {
+      for (const Activations mode : {Activations::int8, Activations::bf16, Activations::f32}) {
+        ApplyOptions how;
+        how.execution.isa = isa;
+        how.execution.threads = 1;
+        how.activations = mode;
+        const std::vector<float> all = multiply(packed, x, 9, how);
+        for (index_t m = 0; m < 9; ++m) {
+          const std::span<const float> row(x.data() + m * shape.cols, static_cast<std::size_t>(shape.cols));
+          const std::vector<float> integers = rounded(row);
+          for (index_t n = 0; n < shape.rows; ++n) {
+            const std::span<const float> weights(values.data() + n * shape.cols, row.size());
+            ProductCheck check = check_product(row, weights, mode, true);
+            const double got = all[static_cast<std::size_t>(m * shape.rows + n)];
+            if (mode == Activations::int8) {  // tighter: x is rounded, and then only the few sums of the steps are
+              check = check_product(integers, weights, Activations::f32, true);
+            }
+            CAPTURE(to_string(isa), to_string(mode), to_string(shape), m, n, got, check.value, check.bound);
+            if (std::abs(got - check.value) > check.bound) REQUIRE(std::abs(got - check.value) <= check.bound);
+          }
+        }
+        // A token has the same bits in every batch, and for every number of threads.
+        for (const index_t tokens : {1, 2, 3, 5, 7, 8}) {
+          how.execution.threads = tokens == 3 ? 3 : 1;
+          const std::vector<float> some = multiply(packed, x, tokens, how);
+          REQUIRE((some.empty() || std::memcmp(some.data(), all.data(), some.size() * sizeof(float)) == 0));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the largest integer sums are exact", "[kernels][codes]") {
+  // 32 codes of the largest magnitude times activations of 127: 255 * 127 * 32 a step.
+  for (const int bits : {4, 8}) {
+    const CodeSpec spec = make_spec(bits, 32, CodeScale::e8m0, false);
+    for (const int code : {0, bits == 8 ? 255 : 15}) {
+      Coded w({16, 64}, spec, 1);
+      std::fill(w.codes.begin(), w.codes.end(), static_cast<std::uint8_t>(code));
+      std::fill(w.scales.begin(), w.scales.end(), 127u);
+      const PackedCodes packed = PackedCodes::pack(w.source(), {});
+      for (const float sign : {-1.0f, 1.0f}) {
+        const std::vector<float> x(64, 127.0f * sign);  // a = 1
+        for (const Isa isa : levels_of_codes()) {
+          ApplyOptions how;
+          how.execution.isa = isa;
+          how.activations = Activations::int8;
+          for (const float got : multiply(packed, x, 1, how)) REQUIRE(got == 64.0f * 127.0f * sign * w.value(0, 0));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("extreme scales: the smallest and largest powers of two, NaN, and activations near the ends of float",
+          "[kernels][codes]") {
+  Coded w({16, 32}, make_spec(4, 32, CodeScale::e8m0, false), 5);
+  w.spec.levels = CodeSpec::integers(-8);
+  for (std::size_t r = 0; r < 16; ++r) w.scales[r] = r < 4 ? static_cast<std::uint32_t>(r) : 240u;
+  w.scales[15] = 255;
+  const PackedCodes packed = PackedCodes::pack(w.source(), {});
+  for (const Isa isa : levels_of_codes()) {
+    for (const Activations mode : {Activations::f32, Activations::int8}) {
+      ApplyOptions how;
+      how.execution.isa = isa;
+      how.activations = mode;
+      for (const float unit : {0x1p-149f, 0x1p-130f, 1.0f, 0x1p110f}) {
+        std::vector<float> x;
+        for (int i = 0; i < 32; ++i) x.push_back(static_cast<float>(i % 7 - 3) * unit);
+        const std::vector<float> y = multiply(packed, x, 1, how);
+        for (index_t n = 0; n < 15; ++n) {
+          std::vector<float> row;
+          for (index_t k = 0; k < 32; ++k) row.push_back(w.value(n, k));
+          const ProductCheck check = check_product(x, row, mode, true);
+          const double got = y[static_cast<std::size_t>(n)];
+          CAPTURE(to_string(isa), to_string(mode), unit, n, got, check.value, check.bound);
+          if (std::abs(check.value) > 0x1p127) continue;  // beyond float
+          REQUIRE(std::abs(got - check.value) <= check.bound);
+        }
+        REQUIRE(std::isnan(y[15]));
+      }
+    }
+  }
+}
+
+TEST_CASE("activations are quantized to the same codes on every level", "[kernels][codes]") {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const auto& scalar = kernels::table_for(Isa::scalar).codes;
+  for (const Isa isa : levels_of_codes()) {
+    const auto& level = kernels::table_for(isa).codes;
+    for (const std::size_t n : {1u, 31u, 32u, 33u, 64u, 97u}) {
+      for (int variant = 0; variant < 6; ++variant) {
+        GuardedArray<float> x(n);
+        const std::vector<float> values = random_weights(1, static_cast<index_t>(n), variant + n);
+        for (std::size_t i = 0; i < n; ++i) x[i] = values[i] * (variant == 1 ? 0x1p-140f : 1.0f);
+        if (variant == 2) std::fill(x.begin(), x.end(), 0.0f);
+        if (variant == 3) x[n / 2] = kInfinity;
+        if (variant == 4) x[n - 1] = std::numeric_limits<float>::quiet_NaN();
+        if (variant == 5)  // ties
+          for (std::size_t i = 0; i < n; ++i) x[i] = i % 32 == 0 ? 127.0f : static_cast<float>(i % 32) + 0.5f;
+        const std::size_t steps = (n + 31) / 32;
+        std::vector<std::int8_t> codes[2];
+        std::vector<float> scales[2];
+        std::vector<std::int16_t> sums[2];
+        for (int which = 0; which < 2; ++which) {
+          codes[which].assign(steps * 64, 0);
+          scales[which].assign(steps * 2, 0.0f);
+          sums[which].assign(steps * 4, 0);
+          (which == 0 ? scalar : level)
+              .quantize.fn(x.data(), static_cast<index_t>(n), 2, codes[which].data(), scales[which].data(),
+                           sums[which].data());
+        }
+        CAPTURE(to_string(isa), n, variant);
+        REQUIRE(codes[0] == codes[1]);
+        REQUIRE(sums[0] == sums[1]);
+        REQUIRE(std::memcmp(scales[0].data(), scales[1].data(), scales[0].size() * sizeof(float)) == 0);
+        for (std::size_t s = 0; s < steps; ++s)
+          for (std::size_t i = 32 * s; i < std::min(n, 32 * s + 32); ++i)
+            if (variant == 3 || variant == 4) {
+              REQUIRE(std::isnan(scales[0][2 * s]) == (s == (variant == 3 ? n / 2 : n - 1) / 32));
+            } else {
+              static constexpr std::size_t kPlace[8] = {0, 2, 4, 6, 1, 3, 5, 7};  // of k in kCodeOrder
+              const int code = codes[0][s * 64 + i % 32 / 8 * 8 + kPlace[i % 8]];
+              REQUIRE(std::abs(x[i] - static_cast<float>(code) * scales[0][2 * s]) <= 0.5001f * scales[0][2 * s]);
+            }
+      }
+    }
+  }
+}
+
+TEST_CASE("packing codes refuses memory that is too small or unaligned and takes the caller's otherwise",
+          "[kernels][codes]") {
+  const Coded w({40, 50}, make_spec(4, 32, CodeScale::fp16, false), 1);
+  const std::size_t bytes = PackedCodes::bytes_needed(w.shape, w.spec);
+  AlignedBuffer<std::byte> memory(static_cast<index_t>(bytes + 64));
+  REQUIRE_THROWS_AS(PackedCodes::pack(w.source(), {}, memory.span().first(bytes - 1)), ShapeError);
+  REQUIRE_THROWS_AS(PackedCodes::pack(w.source(), {}, memory.span().subspan(1, bytes)), ShapeError);
+  REQUIRE(PackedCodes::pack(w.source(), {}, memory.span().first(bytes)).data() == memory.data());
+  REQUIRE(PackedCodes::bytes_needed({0, 50}, w.spec) == 0);
+  REQUIRE(PackedCodes::bytes_needed({50, 0}, w.spec) == 0);
+}
+
+TEST_CASE("the pack policy holds for codes, and a packed matrix computes without its stored form", "[kernels][codes]") {
+  const MatrixShape shape{37, 130};
+  const std::vector<float> w = random_weights(shape.rows, shape.cols, 3);
+  const std::vector<float> x = random_normal(17 * shape.cols, 5);
+  const auto apply = [&](const auto& op, index_t tokens) {
+    std::vector<float> y(static_cast<std::size_t>(tokens * shape.rows));
+    op.apply(MatrixView<const float>(x.data(), tokens, shape.cols), MatrixView<float>(y.data(), tokens, shape.rows));
+    return y;
+  };
+  const MatrixView<const float> view(w.data(), shape.rows, shape.cols);
+  const bool codes = multiplies_codes(active_isa());
+  const std::size_t bytes = PackedCodes::bytes_needed(shape, *Mx{}.code_spec(shape.cols, {}));
+  auto op = RowMatrix<Mx>::encode(view);
+  CHECK(op.packed_bytes() == 0);
+  CHECK(op.activation_mode(9) == resolve(Activations::automatic, 4.25, active_isa()));
+  CHECK(op.activation_mode(8) == resolve(Activations::automatic, 4.25, active_isa(), codes));
+  apply(op, 9);
+  CHECK(op.packed_bytes() == 0);  // many tokens decode
+  const std::vector<float> y = apply(op, 8);
+  CHECK(op.packed_bytes() == (codes ? bytes : 0));
+  CHECK(RowMatrix<Mx>::encode(view, {}, {}, PackPolicy::ahead()).packed_bytes() == op.packed_bytes());
+  const auto none = RowMatrix<Mx>::encode(view, {}, {}, PackPolicy::none());
+  apply(none, 1);
+  CHECK(none.packed_bytes() == 0);
+  AlignedBuffer<std::byte> memory(static_cast<index_t>(bytes));
+  const auto into = RowMatrix<Mx>::encode(view, {}, {}, PackPolicy::into(memory.span()));
+  CHECK(into.packed_bytes() == op.packed_bytes());
+  CHECK(apply(into, 8) == y);
+  if (!codes) return;
+  op.release_stored();
+  CHECK(apply(op, 8) == y);
+  const std::vector<float> many = apply(op, 17);  // 8 at a time
+  CHECK(std::equal(y.begin(), y.end(), many.begin()));
+}
+
+TEST_CASE("automatic activations are int8 for narrow codes where a level has integer dots", "[kernels][codes]") {
+  for (const Isa isa : levels_here()) {
+    const bool integer = isa != Isa::scalar && kernels::table_for(isa).codes.few_int8.fn != nullptr;
+    const Activations wide = resolve(Activations::automatic, 4.25, isa);
+    CHECK(resolve(Activations::automatic, 4.25, isa, true) == (integer ? Activations::int8 : wide));
+    CHECK(resolve(Activations::automatic, 8.5, isa, true) == wide);
+    CHECK(resolve(Activations::f32, 4.25, isa, true) == Activations::f32);
+  }
+}
+
+}  // namespace
