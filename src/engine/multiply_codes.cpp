@@ -27,16 +27,23 @@ struct CodeLayout {
     // Scales fill whole lines, and come after at least 128 k of codes.
     index_t groups = std::max<index_t>(1, 128 / s.group);
     while (line * groups % 64 != 0) groups *= 2;
+    if (s.scale == CodeScale::super) groups = 256 / s.group;
     block_steps = groups * s.group / kCodeStep;
     const index_t whole = steps / block_steps, rest = steps % block_steps;
     panel_bytes = checked_add(checked_mul(whole, block_bytes(block_steps), "PackedCodes"),
                               rest > 0 ? block_bytes(rest) : 0, "PackedCodes");
   }
-  /// Bytes of a row's scale and zero.
-  index_t group_bytes() const { return scale_bytes(spec.scale) + (spec.zeros ? 1 : 0); }
+  /// Bytes a row has for each of its groups.
+  index_t group_bytes() const { return scale_bytes(spec.scale) * (spec.minimums ? 2 : 1) + (spec.zeros ? 1 : 0); }
+  /// Bytes of the scales, or of the minimums, of that many groups of the panel.
+  index_t scales_bytes(index_t groups) const {
+    return kCodeRows * (groups * scale_bytes(spec.scale) + (spec.scale == CodeScale::super ? 2 : 0));
+  }
   index_t groups(index_t block) const { return group_steps == 0 ? 2 * block : ceil_div(block, group_steps); }
   index_t block_bytes(index_t block) const {
-    return block * kernels::code_step_bytes(spec.bits) + round_up(groups(block) * kCodeRows * group_bytes(), 64);
+    const index_t parameters =
+        scales_bytes(groups(block)) * (spec.minimums ? 2 : 1) + (spec.zeros ? groups(block) * kCodeRows : 0);
+    return block * kernels::code_step_bytes(spec.bits) + round_up(parameters, 64);
   }
 
   CodeSpec spec;
@@ -58,22 +65,39 @@ void write_codes(const std::uint8_t* codes, int bits, index_t row, std::byte* st
   }
 }
 
+/// One row's scales, or minimums, of a block of that many groups.
+void write_scales(const CodeLayout& layout, std::span<const std::uint32_t> scales, index_t groups, index_t row,
+                  std::byte* dst) {
+  const bool two_levels = layout.spec.scale == CodeScale::super;
+  const index_t bytes = scale_bytes(layout.spec.scale), shift = two_levels ? 16 : 0;
+  for (std::size_t g = 0; g < scales.size(); ++g)
+    for (index_t b = 0; b < bytes; ++b)
+      dst[(static_cast<index_t>(g) * kCodeRows + row) * bytes + b] =
+          static_cast<std::byte>(scales[g] >> (shift + 8 * b));
+  if (!two_levels) return;
+  std::byte* shared = dst + groups * kCodeRows;
+  for (index_t b = 0; b < 2; ++b) shared[2 * row + b] = static_cast<std::byte>(scales[0] >> (8 * b));
+}
+
 void pack_row(const CodeLayout& layout, const CodeRow& row, index_t r, std::byte* panel) {
-  index_t group = 0;
+  std::size_t first = 0;
   for (index_t s0 = 0; s0 < layout.steps; s0 += layout.block_steps) {
     const index_t steps = std::min(layout.block_steps, layout.steps - s0);
     const index_t step_bytes = kernels::code_step_bytes(layout.spec.bits);
     for (index_t s = 0; s < steps; ++s)
       write_codes(row.codes.data() + (s0 + s) * kCodeStep, layout.spec.bits, r, panel + s * step_bytes);
-    std::byte* scales = panel + steps * step_bytes;
-    const index_t groups = layout.groups(steps), bytes = scale_bytes(layout.spec.scale);
-    std::byte* zeros = scales + groups * kCodeRows * bytes;
-    for (index_t g = 0; g < groups && group < static_cast<index_t>(row.scales.size()); ++g, ++group) {
-      for (index_t b = 0; b < bytes; ++b)
-        scales[(g * kCodeRows + r) * bytes + b] =
-            static_cast<std::byte>(row.scales[static_cast<std::size_t>(group)] >> (8 * b));
-      if (layout.spec.zeros) zeros[g * kCodeRows + r] = std::byte{row.zeros[static_cast<std::size_t>(group)]};
+    const index_t groups = layout.groups(steps);
+    const std::size_t count = std::min(static_cast<std::size_t>(groups), row.scales.size() - first);
+    std::byte* at = panel + steps * step_bytes;
+    write_scales(layout, row.scales.subspan(first, count), groups, r, at);
+    at += layout.scales_bytes(groups);
+    if (layout.spec.minimums) {
+      write_scales(layout, row.minimums.subspan(first, count), groups, r, at);
+      at += layout.scales_bytes(groups);
     }
+    for (std::size_t g = 0; layout.spec.zeros && g < count; ++g)
+      at[static_cast<index_t>(g) * kCodeRows + r] = std::byte{row.zeros[first + g]};
+    first += count;
     panel += layout.block_bytes(steps);
   }
 }
@@ -126,6 +150,7 @@ void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const
   c.bits = spec.bits;
   c.scale = static_cast<int>(spec.scale);
   c.zeros = spec.zeros;
+  c.minimums = spec.minimums;
   c.zero = spec.zero;
   c.multiplier = spec.multiplier;
   std::copy(spec.levels.begin(), spec.levels.end(), c.levels);
@@ -182,11 +207,12 @@ PackedCodes PackedCodes::pack(const CodeSource& w, const Execution& how, std::sp
     std::memset(out, 0, static_cast<std::size_t>(layout.panel_bytes));
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(layout.steps * kernels::kCodeStep));
     std::vector<std::uint32_t> scales(static_cast<std::size_t>(w.spec.groups(w.cols)));
+    std::vector<std::uint32_t> minimums(w.spec.minimums ? scales.size() : 0);
     std::vector<std::uint8_t> zeros(w.spec.zeros ? scales.size() : 0);
-    const CodeRow row{std::span(codes).first(static_cast<std::size_t>(w.cols)), scales, zeros};
+    const CodeRow row{std::span(codes).first(static_cast<std::size_t>(w.cols)), scales, minimums, zeros};
     for (index_t r = 0; r < kernels::kCodeRows && panel * kernels::kCodeRows + r < w.rows; ++r) {
       w.read_row(w.self, panel * kernels::kCodeRows + r, row);
-      engine::pack_row(layout, {codes, scales, zeros}, r, out);
+      engine::pack_row(layout, {codes, scales, minimums, zeros}, r, out);
     }
   });
   return packed;

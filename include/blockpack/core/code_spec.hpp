@@ -20,16 +20,17 @@ enum class CodeScale : std::uint8_t {
   e8m0,  ///< a byte b: 2^(b - 127), 255 is NaN
   e4m3,  ///< a byte, FP8 E4M3
   fp16,  ///< IEEE binary16
-  f32    ///< float32
+  f32,   ///< float32
+  super  ///< an int8 times a binary16 that 256 weights share
 };
-/// Bytes of one.
+/// Bytes of one, the shared part of `super` aside.
 constexpr index_t scale_bytes(CodeScale scale) noexcept {
   return scale == CodeScale::f32 ? 4 : scale == CodeScale::fp16 ? 2 : 1;
 }
 
 /// What the codes of a matrix mean:
 ///
-///     weight = scale[group] * multiplier * (value(code) - zero[group])
+///     weight = scale[group] * multiplier * (value(code) - zero[group]) + minimum[group]
 ///     value(code) = levels[code] for 4-bit codes, code for 8-bit ones
 struct CodeSpec {
   int bits = 4;                          ///< 4 or 8, the width codes are packed at
@@ -38,7 +39,8 @@ struct CodeSpec {
   CodeScale scale = CodeScale::e8m0;
   float multiplier = 1.0f;  ///< of every scale
   int zero = 0;             ///< of every group, where `zeros` is false
-  bool zeros = false;       ///< every group has a zero of its own, 0 to 255
+  bool zeros = false;       ///< every group has a zero of its own, 0 to 255; scale * zero must be exact in float32
+  bool minimums = false;    ///< every group has a minimum, stored as scales are; otherwise it is 0
 
   index_t groups(index_t cols) const noexcept { return ceil_div(cols, group); }
 
@@ -50,11 +52,12 @@ struct CodeSpec {
   }
 };
 
-/// The codes of one row: one per weight; per group the bits of its scale as CodeSpec::scale stores it, and its zero
-/// where the spec has zeros.
+/// The codes of one row: one per weight; per group the bits of its scale as CodeSpec::scale stores it (for `super` the
+/// binary16 in the low half, the int8 in the byte above), its minimum and its zero where the spec has them.
 struct CodeRow {
   std::span<std::uint8_t> codes;
   std::span<std::uint32_t> scales;
+  std::span<std::uint32_t> minimums;
   std::span<std::uint8_t> zeros;
 };
 

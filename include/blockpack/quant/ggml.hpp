@@ -233,17 +233,18 @@ inline void Ggml::decode_row(std::span<const std::byte* const> src, index_t /*co
 
 inline void Ggml::read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
   const std::uint8_t* at = detail::bytes(src[0]);
-  const index_t group = ggml::code_spec(type)->group;
+  const index_t group = ggml::code_spec(type).group;
   for (index_t col = 0; col < cols; col += spec().block, at += spec().block_bytes) {
     std::uint8_t codes[detail::kMaxGgmlBlock];
-    std::uint32_t scales[detail::kMaxGgmlBlock / 16] = {};
+    std::uint32_t scales[detail::kMaxGgmlBlock / 16], minimums[detail::kMaxGgmlBlock / 16];
     detail::with_ggml_block(type, [&](auto block) {
       std::memcpy(&block, at, sizeof block);
-      if constexpr (requires { ggml::read_codes(block, codes, scales); }) ggml::read_codes(block, codes, scales);
+      ggml::read_codes(block, ggml::CodeBlock{codes, scales, minimums});
     });
     const index_t count = std::min(index_t{spec().block}, cols - col);
     std::copy_n(codes, count, dst.codes.data() + col);
     std::copy_n(scales, ceil_div(count, group), dst.scales.data() + col / group);
+    if (!dst.minimums.empty()) std::copy_n(minimums, ceil_div(count, group), dst.minimums.data() + col / group);
   }
 }
 

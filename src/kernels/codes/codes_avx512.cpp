@@ -27,13 +27,12 @@ namespace {
 
 constexpr std::ptrdiff_t kAhead = 1536;  // bytes
 
-enum class Codes { nibbles, nibbles_less_zero, bytes };
-
-/// The multiply-adds of one step. Halves: two groups of 16 in it.
-template <Codes kCodes, bool Halves>
+/// The multiply-adds of one step. Affine: weights get their scale, zero and minimum before they are multiplied, as they
+/// would be decoded; otherwise sums get the scale, and 8-bit codes have one zero for all groups. Halves: two groups of
+/// 16 in a step.
+template <bool Bytes, bool Affine, bool Halves>
 struct FloatDots {
-  static constexpr bool kBytes = kCodes == Codes::bytes;
-  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(kBytes ? 8 : 4);
+  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bytes ? 8 : 4);
   static constexpr bool kHalves = Halves;
 
   explicit FloatDots(const CodeProduct& p)
@@ -59,23 +58,27 @@ struct FloatDots {
     return _mm512_sub_ps(value, _mm512_add_ps(_mm512_castsi512_ps(power), zero));
   }
 
+  /// What weights of the two kinds take from and add to the value of a code.
+  struct Parameters {
+    __m512 zero, scale, offset;
+  };
   template <int T>
-  void line(const unsigned char* w, const float* x, int line, __m512 zero, __m512 (&sum)[T][2]) const {
+  void line(const unsigned char* w, const float* x, int line, const Parameters& g, __m512 (&sum)[T][2]) const {
+    const auto weight = [&g](__m512 value) { return Affine ? _mm512_fmadd_ps(value, g.scale, g.offset) : value; };
     const __m512i codes = load_line(w + 64 * line);
-    if constexpr (kBytes) {
+    if constexpr (Bytes) {
       const __m512i upper = _mm512_srli_epi32(codes, 16);
       const int first = line / 2 * 8, half = line % 2 * 4;
-      add<T>(byte_value(codes, 0, zero), x, first + kCodeOrder[half], sum);
-      add<T>(byte_value(codes, 1, zero), x, first + kCodeOrder[half + 1], sum);
-      add<T>(byte_value(upper, 0, zero), x, first + kCodeOrder[half + 2], sum);
-      add<T>(byte_value(upper, 1, zero), x, first + kCodeOrder[half + 3], sum);
+      add<T>(weight(byte_value(codes, 0, g.zero)), x, first + kCodeOrder[half], sum);
+      add<T>(weight(byte_value(codes, 1, g.zero)), x, first + kCodeOrder[half + 1], sum);
+      add<T>(weight(byte_value(upper, 0, g.zero)), x, first + kCodeOrder[half + 2], sum);
+      add<T>(weight(byte_value(upper, 1, g.zero)), x, first + kCodeOrder[half + 3], sum);
     } else {
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
         // Nibble i of a lane: byte i / 2, its low or its high half.
-        __m512 value = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4 * static_cast<unsigned>(i)), levels);
-        if constexpr (kCodes == Codes::nibbles_less_zero) value = _mm512_sub_ps(value, zero);
-        add<T>(value, x, line * 8 + kCodeOrder[i / 2 + i % 2 * 4], sum);
+        const __m512i index = _mm512_srli_epi32(codes, 4 * static_cast<unsigned>(i));
+        add<T>(weight(_mm512_permutexvar_ps(index, levels)), x, line * 8 + kCodeOrder[i / 2 + i % 2 * 4], sum);
       }
     }
   }
@@ -92,25 +95,32 @@ struct FloatDots {
     for (int part = 0; part < kParts; ++part) {
       const __m512 zero = _mm512_load_ps(reinterpret_cast<const float*>(g.zero[group + part]));
       const __m512 scale = _mm512_load_ps(g.scale[group + part]);
+      Parameters parameters{zero, scale, _mm512_setzero_ps()};
+      if (Affine) {
+        if (p.minimums) parameters.offset = _mm512_load_ps(g.minimum[group + part]);
+        if (!Bytes) parameters.offset = _mm512_fnmadd_ps(zero, scale, parameters.offset);
+      }
       __m512 sum[T][2];
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_ps();
 #pragma GCC unroll 8
-      for (int i = part * kLines / kParts; i < (part + 1) * kLines / kParts; ++i) line<T>(w, x, i, zero, sum);
+      for (int i = part * kLines / kParts; i < (part + 1) * kLines / kParts; ++i) line<T>(w, x, i, parameters, sum);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) total[t] = _mm512_fmadd_ps(_mm512_add_ps(sum[t][0], sum[t][1]), scale, total[t]);
+      for (int t = 0; t < T; ++t) {
+        const __m512 both = _mm512_add_ps(sum[t][0], sum[t][1]);
+        total[t] = Affine ? _mm512_add_ps(total[t], both) : _mm512_fmadd_ps(both, scale, total[t]);
+      }
     }
   }
 };
 
+template <bool Bytes, bool Affine>
+void few_of(const CodeProduct& p) {
+  p.group_steps == 0 ? few_codes<FloatDots<Bytes, Affine, true>>(p) : few_codes<FloatDots<Bytes, Affine, false>>(p);
+}
 void few_f32(const CodeProduct& p) noexcept {
-  const bool halves = p.group_steps == 0;
-  if (p.bits == 8)
-    return halves ? few_codes<FloatDots<Codes::bytes, true>>(p) : few_codes<FloatDots<Codes::bytes, false>>(p);
-  if (!p.zeros && p.zero == 0)
-    return halves ? few_codes<FloatDots<Codes::nibbles, true>>(p) : few_codes<FloatDots<Codes::nibbles, false>>(p);
-  halves ? few_codes<FloatDots<Codes::nibbles_less_zero, true>>(p)
-         : few_codes<FloatDots<Codes::nibbles_less_zero, false>>(p);
+  if (p.bits == 8) return p.minimums ? few_of<true, true>(p) : few_of<true, false>(p);
+  p.minimums || p.zeros || p.zero != 0 ? few_of<false, true>(p) : few_of<false, false>(p);
 }
 
 /// A whole step of x; its end goes through the plain one.

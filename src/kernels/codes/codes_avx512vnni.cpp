@@ -109,6 +109,17 @@ struct IntegerDots {
         const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]), _mm512_set1_ps(scales[t]));
         total[t] = _mm512_fmadd_ps(scaled, scale, total[t]);
       }
+      if (p.minimums) {
+        const __m512 minimum = _mm512_load_ps(g.minimum[group + part]);
+        const __m512i ones = _mm512_set1_epi32(!Halves ? 0x00010001 : part == 0 ? 1 : 0x00010000);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          int both;
+          __builtin_memcpy(&both, negated + 2 * t, sizeof both);
+          const __m512 minus_x = _mm512_cvtepi32_ps(_mm512_madd_epi16(ones, _mm512_set1_epi32(both)));
+          total[t] = _mm512_fnmadd_ps(_mm512_mul_ps(minus_x, _mm512_set1_ps(scales[t])), minimum, total[t]);
+        }
+      }
     }
   }
 };

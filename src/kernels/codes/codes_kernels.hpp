@@ -6,8 +6,9 @@
 ///
 /// Packed codes, the same at every level. W [N, K] is cut into panels of 16 rows, one row per 32-bit lane; K is padded
 /// to steps of 32. A panel is a run of blocks of `block_steps` steps (the last one may be shorter), each the codes of
-/// its steps, then the scales of its groups [groups][16], then their zeros [groups][16] where there are any, filled up
-/// to a multiple of 64 bytes. Everything beyond N and K is zero bytes.
+/// its steps, then the scales of its groups [groups][16], their minimums and their zeros [groups][16] where there are
+/// any, filled up to a multiple of 64 bytes. Scales and minimums of two levels are int8, followed by the binary16 [16]
+/// that the whole block shares. Everything beyond N and K is zero bytes.
 ///
 /// Every 8 weights k0 … k7 of a row lie in the order k0 k4 k1 k5 k2 k6 k3 k7, which is also the order of int8
 /// activations:
@@ -24,7 +25,7 @@ namespace blockpack::kernels {
 inline constexpr std::ptrdiff_t kCodeRows = 16;
 inline constexpr std::ptrdiff_t kCodeStep = 32;
 /// Groups of a block, at most.
-inline constexpr std::ptrdiff_t kBlockGroups = 8;
+inline constexpr std::ptrdiff_t kBlockGroups = 16;
 /// Place of element i of 8 weights in their order: kCodeOrder[i] is its k.
 static constexpr int kCodeOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 
@@ -51,6 +52,7 @@ struct CodeProduct {
   int bits;
   int scale;  ///< value of blockpack::CodeScale
   bool zeros;
+  bool minimums;
   int zero;                ///< of all groups without zeros
   float multiplier;        ///< of the scales
   std::int8_t levels[16];  ///< of 4-bit codes

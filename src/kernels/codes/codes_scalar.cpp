@@ -11,29 +11,39 @@ namespace {
 
 #include "kernels/codes/codes_plain.inc"
 
-float scale_at(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t i) {
+float scale_at(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, std::ptrdiff_t i) {
+  const auto half = [](const unsigned char* h) { return fp16_value(static_cast<std::uint32_t>(h[0] | (h[1] << 8))); };
   switch (p.scale) {
     case 0:
       return e8m0_value(at[i]);
     case 1:
       return e4m3_value(at[i]);
     case 2:
-      return fp16_value(static_cast<std::uint32_t>(at[2 * i] | (at[2 * i + 1] << 8)));
-    default:
+      return half(at + 2 * i);
+    case 3:
       return load_f32(at + 4 * i);
+    default:
+      return static_cast<float>(static_cast<std::int8_t>(at[i])) * half(at + groups * kCodeRows + 2 * (i % kCodeRows));
   }
 }
 
-/// The scales and zeros of the groups of a block.
-struct Groups {
-  float scale[kBlockGroups][kCodeRows];
-  int zero[kBlockGroups][kCodeRows];
+/// What the groups of a block have beside codes.
+struct Group {
+  float scale;
+  float minimum;
+  int zero;
 };
-void read_groups(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Groups& g) {
-  const std::ptrdiff_t bytes = p.scale == 3 ? 4 : p.scale == 2 ? 2 : 1;
+struct Groups {
+  Group of[kBlockGroups][kCodeRows];
+};
+void read_groups(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Groups& dst) {
+  const unsigned char* minimums = at + scales_bytes(p, groups);
+  const unsigned char* zeros = minimums + (p.minimums ? scales_bytes(p, groups) : 0);
   for (std::ptrdiff_t i = 0; i < groups * kCodeRows; ++i) {
-    g.scale[i / kCodeRows][i % kCodeRows] = scale_at(p, at, i) * p.multiplier;
-    g.zero[i / kCodeRows][i % kCodeRows] = p.zeros ? at[groups * kCodeRows * bytes + i] : p.zero;
+    Group& g = dst.of[i / kCodeRows][i % kCodeRows];
+    g.scale = scale_at(p, at, groups, i) * p.multiplier;
+    g.minimum = p.minimums ? scale_at(p, minimums, groups, i) : 0.0f;
+    g.zero = p.zeros ? zeros[i] : p.zero;
   }
 }
 
@@ -49,10 +59,10 @@ void read_codes(const CodeProduct& p, const unsigned char* step, std::ptrdiff_t 
   }
 }
 
-/// Calls group(panel, r, s, first, count, values, scale, zero) for the elements [first, first + count) of step s that
-/// share a scale.
-template <class Group>
-void walk(const CodeProduct& p, const Group& group) {
+/// Calls visit(panel, r, s, first, count, values, group) for the elements [first, first + count) of step s that share a
+/// group.
+template <class Visit>
+void walk(const CodeProduct& p, const Visit& visit) {
   const std::ptrdiff_t step_bytes = code_step_bytes(p.bits);
   for (std::ptrdiff_t panel = 0; panel < p.panels; ++panel) {
     const unsigned char* at = p.w + panel * p.panel_bytes;
@@ -66,11 +76,10 @@ void walk(const CodeProduct& p, const Group& group) {
           int values[kCodeStep];
           read_codes(p, at + s * step_bytes, r, values);
           if (p.group_steps == 0) {
-            group(panel, r, s0 + s, 0, 16, values, g.scale[2 * s][r], g.zero[2 * s][r]);
-            group(panel, r, s0 + s, 16, 16, values, g.scale[2 * s + 1][r], g.zero[2 * s + 1][r]);
+            visit(panel, r, s0 + s, 0, 16, values, g.of[2 * s][r]);
+            visit(panel, r, s0 + s, 16, 16, values, g.of[2 * s + 1][r]);
           } else {
-            const std::ptrdiff_t i = s / p.group_steps;
-            group(panel, r, s0 + s, 0, 32, values, g.scale[i][r], g.zero[i][r]);
+            visit(panel, r, s0 + s, 0, 32, values, g.of[s / p.group_steps][r]);
           }
         }
       }
@@ -87,12 +96,18 @@ void clear_sums(const CodeProduct& p) {
 void few_int8(const CodeProduct& p) noexcept {
   clear_sums(p);
   walk(p, [&p](std::ptrdiff_t panel, std::ptrdiff_t r, std::ptrdiff_t s, int first, int count, const int* values,
-               float scale, int zero) {
+               const Group& g) {
     for (int t = 0; t < p.tokens; ++t) {
       const std::ptrdiff_t at = s * p.tokens + t;
-      int sum = 0;
-      for (int e = first; e < first + count; ++e) sum += (values[e] - zero) * p.x8.codes[at * kCodeStep + e];
-      p.sums[t * p.sums_stride + panel * kCodeRows + r] += static_cast<float>(sum) * p.x8.scales[at] * scale;
+      int sum = 0, sum_x = 0;
+      for (int e = first; e < first + count; ++e) {
+        const int x = p.x8.codes[at * kCodeStep + e];
+        sum += (values[e] - g.zero) * x;
+        sum_x += x;
+      }
+      float& y = p.sums[t * p.sums_stride + panel * kCodeRows + r];
+      y += static_cast<float>(sum) * p.x8.scales[at] * g.scale;
+      if (p.minimums) y += static_cast<float>(sum_x) * p.x8.scales[at] * g.minimum;
     }
   });
 }
@@ -100,13 +115,15 @@ void few_int8(const CodeProduct& p) noexcept {
 void few_f32(const CodeProduct& p) noexcept {
   clear_sums(p);
   walk(p, [&p](std::ptrdiff_t panel, std::ptrdiff_t r, std::ptrdiff_t s, int first, int count, const int* values,
-               float scale, int zero) {
+               const Group& g) {
     for (int t = 0; t < p.tokens; ++t) {
       const float* x = p.x + (s * p.tokens + t) * kCodeStep;
       float sum = 0.0f;
-      for (int e = first; e < first + count; ++e)
-        sum += static_cast<float>(values[e] - zero) * x[e / 8 * 8 + kCodeOrder[e % 8]];
-      p.sums[t * p.sums_stride + panel * kCodeRows + r] += sum * scale;
+      for (int e = first; e < first + count; ++e) {
+        const float value = static_cast<float>(values[e] - g.zero);
+        sum += (p.minimums ? value * g.scale + g.minimum : value) * x[e / 8 * 8 + kCodeOrder[e % 8]];
+      }
+      p.sums[t * p.sums_stride + panel * kCodeRows + r] += p.minimums ? sum : sum * g.scale;
     }
   });
 }
