@@ -6,7 +6,7 @@
 /// Why not integers: the bound of f32 activations is relative to Σ|x w|, and x written as three int8 planes has an
 /// error relative to the largest x of its group, which a weight of 0 may remove from that sum.
 ///
-/// Four panels of 16 rows are walked side by side, each fetched kAhead bytes ahead. 16 rows x 32 k of 4-bit codes take
+/// Four panels of 16 rows are walked side by side, each fetched 2 KB ahead. 16 rows x 32 k of 4-bit codes take
 /// 28 shifts, 32 permutes and 32 multiply-adds, 46 cycles of two ports; of 8-bit codes 52. Expected limit: these
 /// instructions on the last-level cache (35 and 70 cycles to read), memory on DRAM.
 
@@ -24,8 +24,6 @@ namespace {
 #include "kernels/codes/codes_plain.inc"
 
 #include "kernels/codes/codes_avx512.inc"
-
-constexpr std::ptrdiff_t kAhead = 1536;  // bytes
 
 /// The multiply-adds of one step. Affine: weights get their scale, zero and minimum before they are multiplied, as they
 /// would be decoded; otherwise sums get the scale, and 8-bit codes have one zero for all groups. Halves: two groups of
@@ -84,12 +82,12 @@ struct FloatDots {
   }
 
   template <int T>
-  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
-            __m512 (&total)[T]) const {
+  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Groups& g,
+            std::ptrdiff_t group, __m512 (&total)[T]) const {
     constexpr int kLines = static_cast<int>(kStepBytes / 64);
     constexpr int kParts = Halves ? 2 : 1;
 #pragma GCC unroll 8
-    for (int i = 0; i < kLines; ++i) _mm_prefetch(w + kAhead + 64 * i, _MM_HINT_T0);
+    for (int i = 0; i < kLines; ++i) _mm_prefetch(w + ahead + 64 * i, _MM_HINT_T0);
     const float* x = p.x + s * T * kCodeStep;
 #pragma GCC unroll 2
     for (int part = 0; part < kParts; ++part) {

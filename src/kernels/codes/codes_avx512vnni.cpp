@@ -3,7 +3,7 @@
 /// become unsigned bytes by a look-up (vpshufb; the levels are lifted so that none is negative), 8-bit codes are used
 /// from memory. The sum of a step starts at minus what lift and zero add to it, and is exact.
 ///
-/// Four panels of 16 rows are walked side by side, each fetched kAhead bytes ahead into L1. For 16 rows x 32 k of 4-bit
+/// Four panels of 16 rows are walked side by side, each fetched 2 KB ahead into L1. For 16 rows x 32 k of 4-bit
 /// codes one token takes 8 look-ups, 12 masks and shifts, 8 dots and about 6 float operations: 17 cycles of two ports,
 /// where reading the 272 bytes of MXFP4 takes 35 at the bandwidth of the last-level cache. Expected limit: memory for 1
 /// and 2 tokens, then the dots (8 a token and step).
@@ -22,8 +22,6 @@ namespace {
 #include "kernels/codes/codes_plain.inc"
 
 #include "kernels/codes/codes_avx512.inc"
-
-constexpr std::ptrdiff_t kAhead = 1536;  // bytes
 
 static inline __m512i four_codes(const std::int8_t* x) {
   int bytes;
@@ -77,12 +75,12 @@ struct IntegerDots {
   }
 
   template <int T>
-  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
-            __m512 (&total)[T]) const {
+  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Groups& g,
+            std::ptrdiff_t group, __m512 (&total)[T]) const {
     constexpr int kLines = static_cast<int>(kStepBytes / 64);
     constexpr int kParts = Halves ? 2 : 1;
 #pragma GCC unroll 8
-    for (int line = 0; line < kLines; ++line) _mm_prefetch(w + kAhead + 64 * line, _MM_HINT_T0);
+    for (int line = 0; line < kLines; ++line) _mm_prefetch(w + ahead + 64 * line, _MM_HINT_T0);
     const std::int8_t* x = p.x8.codes + s * T * kCodeStep;
     const std::int16_t* negated = p.x8.sums + s * T * 2;
     const float* scales = p.x8.scales + s * T;
