@@ -111,6 +111,7 @@ class CodeActivations {
   CodeActivations(const Product& p, const kernels::CodeKernels& kernels, bool int8, kernels::CodeProduct& c) {
     const FewRows x = few_rows(p);
     const index_t cells = c.steps * c.tokens;
+    if (cells == 0) return;
     const auto* rows = static_cast<const float*>(x.data);
     if (int8) {
       codes_ = AlignedBuffer<std::int8_t>(cells * kCodeStep);

@@ -160,7 +160,7 @@ TEST_CASE("products with packed codes are within the bound of their mode on ever
                              Form{8, 16, CodeScale::super, false, true}, Form{8, 32, CodeScale::fp16, false, true});
   CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale));
   const CodeSpec spec = make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
-  for (const MatrixShape shape : {MatrixShape{1, 1}, MatrixShape{33, 40}, MatrixShape{83, 515}}) {
+  for (const MatrixShape shape : {MatrixShape{3, 0}, MatrixShape{1, 1}, MatrixShape{33, 40}, MatrixShape{83, 515}}) {
     if (small_budget() && shape.rows > 33) continue;
     const Coded w(shape, spec, 7);
     const std::size_t bytes = PackedCodes::bytes_needed(shape, spec);

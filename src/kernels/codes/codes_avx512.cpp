@@ -102,7 +102,7 @@ struct FloatDots {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_ps();
 #pragma GCC unroll 8
-      for (int i = part * kLines / kParts; i < (part + 1) * kLines / kParts; ++i) line<T>(w, x, i, parameters, sum);
+      for (int i = 0; i < kLines / kParts; ++i) line<T>(w, x, part * (kLines / kParts) + i, parameters, sum);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         const __m512 both = _mm512_add_ps(sum[t][0], sum[t][1]);
