@@ -115,6 +115,8 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
         for (index_t s = 0; s < slices_per_task; ++s) {
           const index_t tile0 = (first_slice + s) * plan.slice_tiles;
           const index_t tile_count = std::min(plan.slice_tiles, plan.tiles - tile0);
+          const index_t row0 = tile0 * plan.tile_rows;
+          const index_t rows = std::min(tokens - row0, tile_count * plan.tile_rows);
           float* slice = sums.data() + (one_step ? 0 : s * slice_sums);
           for (index_t k0 = step0; k0 < step_end; k0 += plan.depth) {
             const index_t n = std::min(plan.depth, p.k - k0);
@@ -123,6 +125,7 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
             b.x = x.block(k0) + tile0 * b.x_tile_bytes;
             b.tiles = tile_count;
             b.tile_rows = plan.tile_rows;
+            b.rows = rows;
             b.w = weights.w + (k0 - step0) * weight_row_bytes;
             b.w_panel_bytes = weights.panel_bytes;
             b.panels = panel_count;
@@ -146,17 +149,13 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
               b.next_x_bytes = std::min(plan.slice_tiles, plan.tiles - next_tile) * x.tile_bytes(0);
             }
             if (k0 + n == p.k && direct) {
-              const index_t row0 = tile0 * plan.tile_rows;
               b.y = p.y.f32().row_data(first + row0) + panel0 * kPanelColumns;
               b.y_stride = p.y.f32().row_stride();
-              b.y_rows = std::min(tokens - row0, tile_count * plan.tile_rows);
               if (!p.epilogue.bias.empty()) b.bias = p.epilogue.bias.data() + panel0 * kPanelColumns;
             }
             kernel.multiply.fn(b);
           }
           if (step_end == p.k && !direct) {
-            const index_t row0 = tile0 * plan.tile_rows;
-            const index_t rows = std::min(tokens - row0, tile_count * plan.tile_rows);
             const index_t col = panel0 * kPanelColumns;
             finish(p, slice, kPanelColumns, panel_sums, first + row0, rows, col,
                    std::min(p.n - col, panel_count * kPanelColumns));

@@ -290,7 +290,7 @@ static void panels_by_pairs(const BlockProduct& p) {
         before.sums = sums;
         before.y = p.y + row * p.y_stride + panel * kPanelColumns;
         before.y_stride = p.y_stride;
-        before.rows = p.y_rows - row < made ? p.y_rows - row : made;
+        before.rows = p.rows - row < made ? p.rows - row : made;
         before.left = panel > 0 ? sums - p.sums_panel : nullptr;
         before.last = panel + 1 == p.panels;
         const float* bias = p.bias == nullptr ? nullptr : p.bias + panel * kPanelColumns;

@@ -34,6 +34,7 @@ struct BlockProduct {
   std::ptrdiff_t x_tile_bytes;  ///< from one row tile to the next
   std::ptrdiff_t tiles;
   std::ptrdiff_t tile_rows;  ///< rows of every tile, 1 … max_tile_rows; rows beyond M are zeros
+  std::ptrdiff_t rows;       ///< rows of all tiles without those beyond M, which are the end of the last tile
   const void* w;             ///< panel 0, at the first k of the block
   std::ptrdiff_t w_panel_bytes;
   std::ptrdiff_t panels;
@@ -48,8 +49,7 @@ struct BlockProduct {
   // tile 0. Else null, and the sums are left for `finish`.
   float* y;
   std::ptrdiff_t y_stride;
-  std::ptrdiff_t y_rows;  ///< rows of y, the rest of the tiles is padding
-  const float* bias;      ///< of panel 0, or null
+  const float* bias;  ///< of panel 0, or null
 };
 
 /// The product of many tokens on one path. Layout of a packed row tile of x, [tile_rows] rows of `depth` k:
