@@ -9,4 +9,5 @@
 #include "blockpack/quant.hpp"
 #if !defined(BLOCKPACK_HEADERS_ONLY)
 #include "blockpack/io.hpp"
+#include "blockpack/recipe.hpp"
 #endif

@@ -171,11 +171,12 @@ void matmul(ActivationView x, const RowSource& w, ResultView y, Activations mode
   mode = resolve(mode, bf16_weights ? 16.0 : 32.0, level);
   Product p{kernels, Path::f32, mode, x, y.cols(), x.cols(), y, how.epilogue, how.execution};
 
-  const bool want_bf16 = mode == Activations::bf16 && bf16_weights;
+  const bool want_bf16 = mode == Activations::bf16;
   if (x.rows() <= engine::kRowTokens && p.k > 0 && !how.execution.batch_invariant) {
-    if (want_bf16 && kernels.dots_f32_bf16_bf16.fn != nullptr) p.path = Path::bf16;
+    if (want_bf16 && bf16_weights && kernels.dots_f32_bf16_bf16.fn != nullptr) p.path = Path::bf16;
     return engine::multiply_rows(p, w);
   }
+  // What is not exact in bf16 is rounded on its way into the panels, as the mode says.
   if (want_bf16 && kernels.block_bf16.multiply.fn != nullptr) p.path = Path::bf16;
   engine::multiply_blocks(p, engine::DecodedPanels(w, p));
 }

@@ -198,12 +198,11 @@ class RowMatrix {
 
   bool shape_empty() const noexcept { return shape_.rows == 0 || shape_.cols == 0; }
 
-  /// Bits per weight as `resolve` wants them; fp16 is more exact than a bf16 product and counts as 32.
+  /// Bits per weight as `resolve` wants them: what is neither exact in bf16 nor coarse beside its rounding (8 bits and
+  /// their scales are 10 dB above it) counts as 32.
   double mode_bits() const {
-    if constexpr (detail::DenseRowFormat<F>) {
-      if (std::is_same_v<typename F::value_type, fp16>) return 32.0;
-    }
-    return bits_per_weight(format_, shape_.cols);
+    const double bits = bits_per_weight(format_, shape_.cols);
+    return format_.exact_in_bf16() || bits <= 10.0 ? bits : 32.0;
   }
 
   void require_stored(const char* function) const {
