@@ -7,15 +7,23 @@
 #include <numeric>
 
 #include "blockpack/quant/rounding.hpp"
+#include "kernels/table.hpp"
 #include "quant/hessian.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace {
 
+using kernels::kRoundColumns;
+using kernels::kRoundRows;
+using kernels::RowGrids;
+
 /// Columns that are rounded one by one before the engine carries their errors on.
-constexpr index_t kStep = 32;
+constexpr auto kStep = static_cast<index_t>(kRoundColumns);
 /// Rows that are rounded side by side.
-constexpr index_t kLanes = 8;
+constexpr auto kLanes = static_cast<index_t>(kRoundRows);
+/// Columns and rows of what stays in the second-level cache until all its columns are rounded.
+constexpr index_t kCacheColumns = 512;
+constexpr index_t kCacheRows = 256;
 
 /// order[p] = column of turn p.
 std::vector<index_t> column_order(const GramMatrix& h, bool by_diagonal) {
@@ -26,38 +34,75 @@ std::vector<index_t> column_order(const GramMatrix& h, bool by_diagonal) {
   return order;
 }
 
-/// The damped Hessian over its mean diagonal, positions as above, lower triangle; dead columns are given diagonal 1.
-void fill_hessian(const GramMatrix& h, std::span<const index_t> order, double damping, MatrixView<float> a,
-                  const Execution& how) {
+/// The damped Hessian over its mean diagonal, positions as above, zeros above the diagonal; dead columns are given
+/// diagonal 1.
+/// `natural` [n, n] is scratch: rows of H in the order of the columns, which the cache can follow.
+void fill_hessian(const GramMatrix& h, std::span<const index_t> order, double damping, MatrixView<float> natural,
+                  MatrixView<float> a, const Execution& how) {
   const index_t n = a.rows();
   const double mean = h.mean_diagonal();
   const double scale = mean > 0.0 ? 1.0 / mean : 1.0;
-  const auto column = [&](index_t position) { return order[static_cast<std::size_t>(n - 1 - position)]; };
+  h.copy_to(natural, scale, 0.0, how);
   parallel_for(how, ceil_div(n, index_t{64}), [&](index_t task) {
     for (index_t i = task * 64; i < std::min(n, (task + 1) * 64); ++i) {
-      for (index_t j = 0; j < i; ++j) a(i, j) = static_cast<float>(scale * h(column(i), column(j)));
-      const double diagonal = h(column(i), column(i));
+      const index_t column = order[static_cast<std::size_t>(n - 1 - i)];
+      const float* row = natural.row_data(column);
+      for (index_t j = 0; j < i; ++j) a(i, j) = row[order[static_cast<std::size_t>(n - 1 - j)]];
+      const double diagonal = h(column, column);
       a(i, i) = static_cast<float>((diagonal > 0.0 ? scale * diagonal : 1.0) + damping);
+      std::fill(a.row_data(i) + i + 1, a.row_data(i) + n, 0.0f);
     }
   });
 }
 
 /// Y, and the relative damping it took.
-AlignedBuffer<float> factor(const GramMatrix& h, std::span<const index_t> order, const GptqOptions& options,
-                            double& damping, const Execution& how) {
+quant::LargeMatrix factor(const GramMatrix& h, std::span<const index_t> order, const GptqOptions& options,
+                          double& damping, const Execution& how) {
   const index_t n = h.in_features();
-  auto a = AlignedBuffer<float>::uninitialized(checked_mul(n, n, "gptq"));
+  const quant::LargeMatrix a({n, n});
+  quant::LargeMatrix y({n, n});
   damping = options.damping;
   for (int attempt = 0;; ++attempt) {
-    fill_hessian(h, order, damping, MatrixView<float>(a.data(), n, n), how);
-    AlignedBuffer<float> y = quant::inverse_transposed_factor(MatrixView<float>(a.data(), n, n), how);
-    if (!y.empty() || n == 0) return y;
+    fill_hessian(h, order, damping, y.view(), a.view(), how);
+    if (quant::inverse_transposed_factor(a.view(), y.view(), how)) return y;
     if (attempt >= options.damping_retries)
       throw ValueError("gptq: the Hessian of layer '" + options.layer + "' is singular with damping " +
                        std::to_string(damping) + " of its mean diagonal; add calibration rows or raise the damping");
     damping = std::max(10.0 * damping, 1e-5);
   }
 }
+
+/// The grids of fitted groups as the kernel reads them: kRoundRows rows side by side.
+class RowGridTable {
+ public:
+  explicit RowGridTable(const WeightGrids& grids) : groups_(grids.groups()), rows_(grids.shape().rows) {
+    const index_t blocks = checked_mul(ceil_div(rows_, kLanes), groups_, "gptq");
+    grids_ = AlignedBuffer<RowGrids>(blocks);
+  }
+
+  /// Takes over group g of the rows from row_block * kRoundRows on.
+  void keep(const WeightGrids& grids, index_t row_block, index_t g) {
+    RowGrids& to = grids_[row_block * groups_ + g];
+    const index_t first = row_block * kLanes;
+    std::fill_n(to.scale, kRoundRows, 1.0f);
+    for (index_t row = first; row < std::min(rows_, first + kLanes); ++row) {
+      const auto lane = static_cast<std::size_t>(row - first);
+      const Grid grid = grids.grid(row, g);
+      if (row == 0 && g == 0) table_ = grid.table();
+      const bool integers = grid.table() == nullptr, zero = grid.first_scale() == 0.0f;
+      to.scale[lane] = integers && zero ? 1.0f : grid.first_scale();
+      to.a[lane] = integers ? (zero ? 0.0f : grid.lowest_unit()) : grid.multiplier();
+      to.b[lane] = integers ? (zero ? 0.0f : grid.highest_unit()) : grid.second_scale();
+    }
+  }
+  const RowGrids& at(index_t row_block, index_t g) const noexcept { return grids_[row_block * groups_ + g]; }
+  const GridTable* table() const noexcept { return table_; }
+
+ private:
+  index_t groups_, rows_;
+  AlignedBuffer<RowGrids> grids_;
+  const GridTable* table_ = nullptr;
+};
 
 }  // namespace
 
@@ -73,8 +118,8 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
   GptqReport report;
   report.order = column_order(h, options.act_order);
   const std::vector<index_t>& order = report.order;
-  const AlignedBuffer<float> factored = factor(h, order, options, report.damping, step);
-  const MatrixView<const float> y(factored.data(), n, n);
+  const quant::LargeMatrix factored = factor(h, order, options, report.damping, step);
+  const MatrixView<const float> y = factored.view();
   how.report(0.3);
 
   std::vector<char> dead(static_cast<std::size_t>(n));
@@ -98,97 +143,97 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
         grids.fit(r, g, values, {});
       }
     });
-  // Grids that no longer change are kept at hand; blocks matter to the fits alone, and may then be larger.
-  const index_t block = fit_first ? std::max<index_t>(options.block, 512) : options.block;
-  std::vector<Grid> fixed;
-  if (fit_first) {
-    fixed.assign(static_cast<std::size_t>(checked_mul(rows, grids.groups(), "gptq")), Grid(0, 0, 0.0f));
-    for_rows([&](index_t r) {
-      for (index_t g = 0; g < grids.groups(); ++g)
-        fixed[static_cast<std::size_t>(r * grids.groups() + g)] = grids.grid(r, g);
+  RowGridTable fitted(grids);
+  const auto keep_groups = [&](index_t begin, index_t end) {
+    parallel_for(step, ceil_div(rows, kLanes), [&](index_t task) {
+      for (index_t g = begin; g < end; ++g) fitted.keep(grids, task, g);
     });
-  }
+  };
+  if (fit_first) keep_groups(0, grids.groups());
   const bool natural_groups = fit_first || !options.act_order;  // groups are runs of columns, not of turns
 
   // By position: weights at first, the errors of those that had their turn later. q is kept by position until the end.
-  auto error_memory = AlignedBuffer<float>::uninitialized(checked_mul(rows, n, "gptq"));
-  const MatrixView<float> errors(error_memory.data(), rows, n);
+  const quant::LargeMatrix error_memory(w.shape());
+  const MatrixView<float> errors = error_memory.view();
+  const MatrixView<const float> read = errors;
   for_rows([&](index_t r) {
     for (index_t t = 0; t < n; ++t) errors(r, t) = weight(r, order[static_cast<std::size_t>(n - 1 - t)]);
   });
-  // Weights that have seen the errors of earlier blocks: those of this block and the rest of the last group in it.
-  auto panel_memory =
-      AlignedBuffer<float>::uninitialized(checked_mul(rows, std::min(n, block + (fit_first ? 0 : size)), "gptq"));
-  MatrixView<float> panel;
-  std::vector<double> losses(static_cast<std::size_t>(rows), 0.0);
 
-  const MatrixView<const float> read = errors;
-  index_t low = 0;  // position of the panel's first column
-
-  // Rounds the positions [bottom, top) of a few rows, side by side so that updates are vectors over the rows.
-  const auto round_lanes = [&](index_t first_row, index_t bottom, index_t top, const float(&updates)[kStep][kStep]) {
-    const index_t lanes = std::min(kLanes, rows - first_row), count = top - bottom;
-    float values[kStep][kLanes] = {}, chosen[kStep][kLanes] = {}, error[kLanes] = {};
-    double loss[kLanes] = {};
-    for (index_t lane = 0; lane < lanes; ++lane)
-      for (index_t s = 0; s < count; ++s) values[s][lane] = panel(first_row + lane, bottom - low + s);
-    for (index_t s = count - 1; s >= 0; --s) {
+  const auto round_columns = kernels::table_for(how.level()).quant.round_columns.fn;
+  // Rounds the positions [bottom, top), at most kStep, of rows from `first` on. Their weights lie in `panel` and leave
+  // it as errors.
+  const auto round_step = [&](MatrixView<float> panel, index_t first, index_t bottom, index_t top) {
+    const index_t count = top - bottom;
+    alignas(64) float updates[kRoundColumns * kRoundColumns];  // columns of Y, contiguous
+    for (index_t s = 0; s < count; ++s)
+      for (index_t t = 0; t <= s; ++t) updates[s * kStep + t] = y(bottom + t, bottom + s);
+    index_t groups[kRoundColumns];
+    for (index_t s = 0; s < count; ++s) {
       const index_t turn = n - 1 - (bottom + s);
-      const index_t g = (natural_groups ? order[static_cast<std::size_t>(turn)] : turn) / size;
-      const float pivot = updates[s][s];
-      for (index_t lane = 0; lane < lanes; ++lane) {
-        const index_t r = first_row + lane;
-        const float value = values[s][lane];
-        chosen[s][lane] = fixed.empty() ? grids.grid(r, g).nearest(value)
-                                        : fixed[static_cast<std::size_t>(r * grids.groups() + g)].nearest(value);
-        error[lane] = (chosen[s][lane] - value) / pivot;
-        loss[lane] += static_cast<double>(error[lane]) * static_cast<double>(error[lane]);
-        values[s][lane] = error[lane];
-      }
-      for (index_t t = 0; t < s; ++t)
-        for (index_t lane = 0; lane < kLanes; ++lane) values[t][lane] += error[lane] * updates[s][t];
+      groups[s] = (natural_groups ? order[static_cast<std::size_t>(turn)] : turn) / size;
     }
-    for (index_t lane = 0; lane < lanes; ++lane) {
-      const index_t r = first_row + lane;
-      for (index_t s = 0; s < count; ++s) {
-        errors(r, bottom + s) = values[s][lane];
-        q(r, bottom + s) = chosen[s][lane];
+    for (index_t r = 0; r < panel.rows(); r += kLanes) {
+      const RowGrids* row_grids[kRoundColumns];
+      for (index_t s = 0; s < count; ++s) row_grids[s] = &fitted.at((first + r) / kLanes, groups[s]);
+      kernels::RoundColumns columns{};
+      columns.values = panel.row_data(r);
+      columns.values_stride = static_cast<std::size_t>(panel.row_stride());
+      columns.chosen = q.row_data(first + r) + bottom;
+      columns.chosen_stride = static_cast<std::size_t>(q.row_stride());
+      columns.rows = static_cast<std::size_t>(std::min(kLanes, panel.rows() - r));
+      columns.columns = static_cast<std::size_t>(count);
+      columns.updates = updates;
+      columns.grids = row_grids;
+      if (const GridTable* table = fitted.table()) {
+        columns.units = table->units.data();
+        columns.thresholds = table->thresholds.data();
+        columns.thresholds_count = table->thresholds.size();
       }
-      losses[static_cast<std::size_t>(r)] += loss[lane];
+      round_columns(columns);
     }
   };
-  // Halves, so that most errors are carried on by large products.
-  const auto round = [&](const auto& self, index_t bottom, index_t top) -> void {
-    if (top - bottom <= kStep) {
-      float updates[kStep][kStep] = {};  // columns of Y, contiguous
-      for (index_t s = 0; s < top - bottom; ++s)
-        for (index_t t = 0; t <= s; ++t) updates[s][t] = y(bottom + t, bottom + s);
-      parallel_for(step, ceil_div(rows, kLanes),
-                   [&](index_t task) { round_lanes(task * kLanes, bottom, top, updates); });
-      how.throw_if_stopped();
-      how.report(0.3 + 0.7 * static_cast<double>(n - bottom) / static_cast<double>(n));
+  // Positions [bottom, top) of rows from `first` on, whose weights lie in `panel`, by halves: most errors are carried
+  // on by large products. Below kCacheColumns rows part, kCacheRows at a time.
+  const auto round = [&](const auto& self, MatrixView<float> panel, index_t first, index_t bottom, index_t top,
+                         const Execution& here) -> void {
+    const index_t width = top - bottom;
+    if (width <= kCacheColumns && panel.rows() > kCacheRows) {
+      Execution serial = here;
+      serial.threads = 1;
+      serial.executor = nullptr;
+      parallel_for(here, ceil_div(panel.rows(), kCacheRows), [&](index_t task) {
+        const index_t row = task * kCacheRows, count = std::min(kCacheRows, panel.rows() - row);
+        self(self, panel.rows_from(row, count), first + row, bottom, top, serial);
+      });
       return;
     }
-    const index_t middle = top - round_up(ceil_div(top - bottom, 2), kStep);
-    self(self, middle, top);
-    const MatrixView<float> rest = panel.block(0, bottom - low, rows, middle - bottom);
-    quant::multiply(read.block(0, middle, rows, top - middle), y.block(bottom, middle, middle - bottom, top - middle),
-                    MatrixView<const float>(rest), rest, step);
-    self(self, bottom, middle);
+    how.throw_if_stopped();
+    if (width <= kStep) return round_step(panel, first, bottom, top);
+    const index_t low = width - round_up(ceil_div(width, 2), kStep), middle = bottom + low;
+    const MatrixView<float> rest = panel.block(0, 0, panel.rows(), low);
+    const MatrixView<float> done = panel.block(0, low, panel.rows(), width - low);
+    self(self, done, first, middle, top, here);
+    quant::multiply(done, y.block(bottom, middle, low, width - low), rest, rest, here);
+    self(self, rest, first, bottom, middle, here);
   };
 
-  for (index_t begin = 0; begin < n; begin += block) {
-    const index_t end = std::min(n, begin + block);
-    const index_t seen = fit_first ? end : std::min(n, std::max(end, ceil_div(end, size) * size));
-    const index_t width = seen - begin;  // positions [low, n - begin)
-    low = n - seen;
-    panel = MatrixView<float>(panel_memory.data(), rows, width);
-    if (begin > 0)
-      quant::multiply(read.block(0, n - begin, rows, begin), y.block(low, n - begin, width, begin),
-                      read.block(0, low, rows, width), panel, step);
-    else
-      for_rows([&](index_t r) { std::copy_n(errors.row_data(r) + low, width, panel.row_data(r)); });
-    if (!fit_first)
+  if (fit_first) {
+    round(round, errors, 0, 0, n, step);
+  } else {
+    // Groups are fitted when their first column is reached, to weights that have seen the errors of earlier blocks: a
+    // panel holds those of this block and the rest of the last group in it.
+    auto memory = AlignedBuffer<float>::uninitialized(checked_mul(rows, std::min(n, options.block + size), "gptq"));
+    for (index_t begin = 0; begin < n; begin += options.block) {
+      const index_t end = std::min(n, begin + options.block);
+      const index_t seen = std::min(n, std::max(end, ceil_div(end, size) * size));
+      const index_t low = n - seen;  // position of the panel's first column
+      const MatrixView<float> panel(memory.data(), rows, seen - begin);
+      if (begin > 0)
+        quant::multiply(read.block(0, n - begin, rows, begin), y.block(low, n - begin, seen - begin, begin),
+                        read.block(0, low, rows, seen - begin), panel, step);
+      else
+        for_rows([&](index_t r) { std::copy_n(errors.row_data(r) + low, seen, panel.row_data(r)); });
       for_rows([&](index_t r) {
         std::vector<float> group;
         std::vector<index_t> columns;
@@ -202,12 +247,21 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
           grids.fit(r, p / size, group, columns);
         }
       });
-    round(round, n - end, n - begin);
+      keep_groups(ceil_div(begin, size), ceil_div(end, size));
+      const MatrixView<float> block = panel.block(0, seen - end, rows, end - begin);
+      round(round, block, 0, n - end, n - begin, step);
+      how.report(0.3 + 0.7 * static_cast<double>(end) / static_cast<double>(n));
+      for_rows([&](index_t r) { std::copy_n(block.row_data(r), end - begin, errors.row_data(r) + n - end); });
+    }
   }
+  std::vector<double> losses(static_cast<std::size_t>(rows));
   for_rows([&](index_t r) {
-    const std::vector<float> chosen(q.row(r).begin(), q.row(r).end());
-    for (index_t t = 0; t < n; ++t)
-      q(r, order[static_cast<std::size_t>(n - 1 - t)]) = chosen[static_cast<std::size_t>(t)];
+    const float* e = errors.row_data(r);
+    losses[static_cast<std::size_t>(r)] = detail::interleaved_sum(
+        static_cast<std::size_t>(n), [&](std::size_t i) { return double{e[i]} * double{e[i]}; });
+    // q to the order of the columns; the errors have been counted.
+    std::copy_n(q.row_data(r), n, errors.row_data(r));
+    for (index_t t = 0; t < n; ++t) q(r, order[static_cast<std::size_t>(n - 1 - t)]) = e[t];
   });
   const double mean = h.mean_diagonal();
   report.loss = std::accumulate(losses.begin(), losses.end(), 0.0) * (mean > 0.0 ? mean : 1.0);

@@ -6,10 +6,30 @@
 #include <cmath>
 #include <memory>
 
+#include "engine/large_memory.hpp"
+
 namespace blockpack::inline BLOCKPACK_ABI::quant {
 namespace {
 
 constexpr index_t kBlock = 128;
+/// Rows or columns of a triangle that are multiplied as if they were rectangles.
+constexpr index_t kChunk = 512;
+/// Rows of x one product takes: what the engine packs of them is kept from call to call.
+constexpr index_t kRowChunk = 1024;
+
+/// Calls body(first, count, options) for the chunks of `rows`, side by side when there are several, and then on one
+/// thread each.
+template <class F>
+void for_chunks(index_t rows, index_t chunk, const Execution& how, const F& body) {
+  ApplyOptions inner;
+  inner.execution = how;
+  if (rows > chunk) {
+    inner.execution.threads = 1;
+    inner.execution.executor = nullptr;
+  }
+  parallel_for(how, ceil_div(rows, chunk),
+               [&](index_t task) { body(task * chunk, std::min(chunk, rows - task * chunk), inner); });
+}
 
 /// `w` must outlive the source.
 RowSource dense_rows(const MatrixView<const float>& w) {
@@ -64,14 +84,77 @@ struct DiagonalBlock {
 
 }  // namespace
 
+LargeMatrix::LargeMatrix(MatrixShape shape) {
+  const index_t bytes = checked_mul(checked_mul(shape.rows, shape.cols, "gptq"), sizeof(float), "gptq");
+  if (bytes > 0) memory_ = engine::allocate_large(static_cast<std::size_t>(bytes));
+  view_ = MatrixView<float>(reinterpret_cast<float*>(memory_.get()), shape.rows, shape.cols);
+}
+
 void multiply(MatrixView<const float> x, MatrixView<const float> w, MatrixView<const float> residual,
               MatrixView<float> y, const Execution& how) {
   if (y.empty()) return;
-  ApplyOptions options;
-  options.execution = how;
-  options.epilogue.residual = residual;
-  matmul(x, dense_rows(w), y, Activations::f32, options);
+  for_chunks(x.rows(), kRowChunk, how, [&](index_t row, index_t rows, ApplyOptions inner) {
+    if (residual.data() != nullptr) inner.epilogue.residual = residual.rows_from(row, rows);
+    matmul(x.rows_from(row, rows), dense_rows(w), y.rows_from(row, rows), Activations::f32, inner);
+  });
 }
+
+namespace {
+
+/// y = x · u for an upper triangular u with zeros below.
+void multiply_upper(MatrixView<const float> x, MatrixView<const float> u, MatrixView<float> y, const Execution& how) {
+  for_chunks(x.rows(), kRowChunk, how, [&](index_t row, index_t rows, const ApplyOptions& inner) {
+    for (index_t col = 0; col < u.cols(); col += kChunk) {
+      const index_t cols = std::min(kChunk, u.cols() - col), depth = col + cols;
+      const MatrixView<const float> part = u.block(0, col, depth, cols);
+      matmul_transpose(x.block(row, 0, rows, depth), dense_rows(part), y.block(row, col, rows, cols), inner);
+    }
+  });
+}
+
+/// See inverse_transposed_factor. `diagonal` has the entries before anything was subtracted.
+bool factorize(MatrixView<float> a, MatrixView<float> y, std::span<const double> diagonal, DiagonalBlock& block,
+               const Execution& how) {
+  const index_t n = a.rows();
+  if (n <= kBlock) {
+    if (!block.factorize(a, diagonal)) return false;
+    for (index_t i = 0; i < n; ++i)
+      for (index_t j = 0; j < n; ++j) y(i, j) = static_cast<float>(block.x(j, i));
+    return true;
+  }
+  how.throw_if_stopped();
+  const index_t m = round_up(ceil_div(n, index_t{2}), kBlock), rest = n - m;
+  const MatrixView<float> a21 = a.block(m, 0, rest, m), a22 = a.block(m, m, rest, rest);
+  const MatrixView<float> y11 = y.block(0, 0, m, m), y12 = y.block(0, m, m, rest), y22 = y.block(m, m, rest, rest);
+  if (!factorize(a.block(0, 0, m, m), y11, diagonal.first(static_cast<std::size_t>(m)), block, how)) return false;
+
+  // L21 = A21 Y11, in the place of the zeros of y, and -L21, in that of A21.
+  const MatrixView<float> l21 = y.block(m, 0, rest, m);
+  multiply_upper(a21, y11, l21, how);
+  for (index_t i = 0; i < rest; ++i)
+    for (index_t j = 0; j < m; ++j) a21(i, j) = -l21(i, j);
+
+  // A22 -= L21 L21ᵀ, chunks of columns from the diagonal down.
+  for (index_t col = 0; col < rest; col += kChunk) {
+    const index_t cols = std::min(kChunk, rest - col);
+    const MatrixView<float> below = a22.block(col, col, rest - col, cols);
+    multiply(l21.rows_from(col, rest - col), a21.rows_from(col, cols), below, below, how);
+  }
+  if (!factorize(a22, y22, diagonal.subspan(static_cast<std::size_t>(m)), block, how)) return false;
+
+  // Y12 = -Y11 L21ᵀ Y22, the first product in the unused part of a. Rows of Y11 start at the diagonal.
+  const MatrixView<float> product = a.block(0, m, m, rest);
+  for (index_t row = 0; row < m; row += kChunk) {
+    const index_t rows = std::min(kChunk, m - row);
+    multiply(y11.block(row, row, rows, m - row), a21.block(0, row, rest, m - row), {}, product.rows_from(row, rows),
+             how);
+  }
+  multiply_upper(product, y22, y12, how);
+  for (index_t i = 0; i < rest; ++i) std::fill_n(l21.row_data(i), m, 0.0f);
+  return true;
+}
+
+}  // namespace
 
 void check_layer(const char* function, MatrixView<const float> w, MatrixShape q, const GramMatrix& h) {
   const std::string name(function);
@@ -108,61 +191,11 @@ void HessianProduct::apply(MatrixView<const float> d, MatrixView<float> g, const
   matmul(d, packed_, g, Activations::f32, options);
 }
 
-AlignedBuffer<float> inverse_transposed_factor(MatrixView<float> a, const Execution& how) {
-  const index_t n = a.rows();
-  const MatrixView<const float> read = a;
-  std::vector<double> diagonal(static_cast<std::size_t>(n));
-  for (index_t i = 0; i < n; ++i) diagonal[static_cast<std::size_t>(i)] = static_cast<double>(a(i, i));
-  AlignedBuffer<float> result(checked_mul(n, n, "inverse_transposed_factor"));
-  const MatrixView<float> y(result.data(), n, n);
-  auto panel = AlignedBuffer<float>::uninitialized(n * kBlock);
-  auto operand = AlignedBuffer<float>::uninitialized(n * kBlock);
+bool inverse_transposed_factor(MatrixView<float> a, MatrixView<float> y, const Execution& how) {
+  std::vector<double> diagonal(static_cast<std::size_t>(a.rows()));
+  for (index_t i = 0; i < a.rows(); ++i) diagonal[static_cast<std::size_t>(i)] = static_cast<double>(a(i, i));
   const auto block = std::make_unique<DiagonalBlock>();
-
-  // L, block column by block column: L[j:, j] = (A[j:, j] - L[j:, :j] L[j, :j]ᵀ) L_jj⁻ᵀ.
-  for (index_t j = 0; j < n; j += kBlock) {
-    const index_t width = std::min(kBlock, n - j), below = n - j - width;
-    const MatrixView<float> column(panel.data(), n - j, width);
-    if (j > 0) {
-      const MatrixView<float> negated(operand.data(), width, j);
-      for (index_t i = 0; i < width; ++i)
-        for (index_t k = 0; k < j; ++k) negated(i, k) = -a(j + i, k);
-      multiply(read.block(j, 0, n - j, j), negated, read.block(j, j, n - j, width), column, how);
-    } else {
-      for (index_t i = 0; i < n; ++i) std::copy_n(a.row_data(i), width, column.row_data(i));
-    }
-    if (!block->factorize(MatrixView<const float>(column).rows_from(0, width),
-                          std::span(diagonal).subspan(static_cast<std::size_t>(j))))
-      return {};
-    const MatrixView<float> inverse(operand.data(), width, width);
-    for (index_t i = 0; i < width; ++i)
-      for (index_t k = 0; k < width; ++k) {
-        inverse(i, k) = static_cast<float>(block->x(i, k));
-        y(j + k, j + i) = inverse(i, k);
-      }
-    if (below > 0)
-      multiply(MatrixView<const float>(column).rows_from(width, below), inverse, {},
-               a.block(j + width, j, below, width), how);
-    how.throw_if_stopped();
-  }
-
-  // Y[:i, i] = -(Y[:i, :i] L[i, :i]ᵀ) X_iiᵀ, where X_ii = Y_iiᵀ. Rows of Y start at the diagonal: chunks of them skip
-  // the zeros to the left.
-  constexpr index_t kChunk = 4 * kBlock;
-  for (index_t i = kBlock; i < n; i += kBlock) {
-    const index_t width = std::min(kBlock, n - i);
-    const MatrixView<float> negated(operand.data(), width, width);
-    for (index_t r = 0; r < width; ++r)
-      for (index_t c = 0; c < width; ++c) negated(r, c) = -y(i + c, i + r);
-    for (index_t r = 0; r < i; r += kChunk) {
-      const index_t rows = std::min(kChunk, i - r);
-      const MatrixView<float> product(panel.data(), rows, width);
-      multiply(MatrixView<const float>(y).block(r, r, rows, i - r), read.block(i, r, width, i - r), {}, product, how);
-      multiply(product, negated, {}, y.block(r, i, rows, width), how);
-    }
-    how.throw_if_stopped();
-  }
-  return result;
+  return factorize(a, y, diagonal, *block, how);
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI::quant

@@ -3,6 +3,7 @@
 
 /// What the rounding algorithms do with H = XᵀX through the dense engine: products D · H, and the factor GPTQ needs.
 
+#include <memory>
 #include <span>
 
 #include "blockpack/core/buffer.hpp"
@@ -10,6 +11,17 @@
 #include "blockpack/core/engine.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI::quant {
+
+/// A matrix on large pages where there are any: its columns are visited a row apart. Not initialized.
+class LargeMatrix {
+ public:
+  explicit LargeMatrix(MatrixShape shape);
+  MatrixView<float> view() const noexcept { return view_; }
+
+ private:
+  std::shared_ptr<std::byte> memory_;
+  MatrixView<float> view_;
+};
 
 /// y = residual + x · wᵀ in float32; w and residual are dense. y may be residual; y must not share elements with x or
 /// w.
@@ -40,12 +52,12 @@ class HessianProduct {
   PackedWeights packed_;
 };
 
-/// Y = L⁻ᵀ, upper triangular with zeros below, where L Lᵀ = a; `a` [n, n] has its lower triangle and diagonal filled,
-/// and is destroyed. An empty buffer when a pivot is not above 2^-20 of its diagonal entry, that is when `a` is not
-/// positive definite in float32.
+/// y = L⁻ᵀ, upper triangular with zeros below, where L Lᵀ = a; a, y [n, n]. `a` has its lower triangle and diagonal
+/// filled and finite numbers above, and is destroyed. False when a pivot is not above 2^-20 of its diagonal entry, that
+/// is when `a` is not positive definite in float32.
 ///
-/// Left-looking in blocks of 128: every product has the form x · wᵀ, which the engine computes; blocks on the diagonal
-/// are factored and inverted in double. 2/3 n³ floating-point operations and n²·256 more at the diagonals' edges.
-AlignedBuffer<float> inverse_transposed_factor(MatrixView<float> a, const Execution& how);
+/// By halves down to blocks of 128, which are factored and inverted in double: every product is one of the engine's, of
+/// matrices as large as they can be. 2/3 n³ floating-point operations and n²·512 more at the triangles' edges.
+bool inverse_transposed_factor(MatrixView<float> a, MatrixView<float> y, const Execution& how);
 
 }  // namespace blockpack::inline BLOCKPACK_ABI::quant

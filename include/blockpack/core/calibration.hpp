@@ -184,16 +184,22 @@ class GramMatrix {
   /// dst = scale · (H + relative_damping · mean(diag H) · I), both triangles, in float or double. GPTQ and SparseGPT
   /// use scale = 2 / rows() and a damping of 0.01. ShapeError if dst is not [in, in].
   template <class T>
-  void copy_to(MatrixView<T> dst, double scale = 1.0, double relative_damping = 0.0) const {
+  void copy_to(MatrixView<T> dst, double scale = 1.0, double relative_damping = 0.0, const Execution& how = {}) const {
     if (dst.shape() != MatrixShape{in_features_, in_features_})
       throw ShapeError("GramMatrix::copy_to: dst is " + to_string(dst.shape()) + ", " +
                        to_string(MatrixShape{in_features_, in_features_}) + " needed");
     const double damping = relative_damping == 0.0 ? 0.0 : relative_damping * mean_diagonal();
-    for (index_t i = 0; i < in_features_; ++i)
-      for (index_t j = 0; j <= i; ++j) {
-        const double damped = (*this)(i, j) + (i == j ? damping : 0.0);
-        dst(i, j) = dst(j, i) = static_cast<T>(scale * damped);
-      }
+    parallel_for(how, tiles_, [&](index_t tile_row) {
+      const index_t first = tile_row * kTile, end = std::min(in_features_, first + kTile);
+      for (index_t col = 0; col <= first; col += kTile)
+        for (index_t i = first; i < end; ++i) {
+          const double* sums = sums_.data() + place(i, col);
+          for (index_t j = col; j < std::min(i + 1, col + kTile); ++j) {
+            const double damped = sums[j - col] + (i == j ? damping : 0.0);
+            dst(i, j) = dst(j, i) = static_cast<T>(scale * damped);
+          }
+        }
+    });
   }
 
  private:

@@ -66,6 +66,12 @@ class Grid {
 
   /// The distance of units that are 1 apart.
   float scale() const noexcept { return scale_ * second_; }
+  float first_scale() const noexcept { return scale_; }
+  float second_scale() const noexcept { return second_; }
+  /// What weights are multiplied by to get units; 0: they are divided by first_scale().
+  float multiplier() const noexcept { return multiplier_; }
+  /// Null for a grid of integers.
+  const GridTable* table() const noexcept { return table_; }
   float lowest_unit() const noexcept { return low_; }
   float highest_unit() const noexcept { return high_; }
 

@@ -31,7 +31,7 @@ class WeightGrids {
   /// the format cannot store the parameters.
   virtual void fit(index_t row, index_t group, std::span<const float> values, std::span<const index_t> columns) = 0;
 
-  /// The grid of a group that was fitted.
+  /// The grid of a group that was fitted. All grids of a matrix are of integers, or all have the same table.
   virtual Grid grid(index_t row, index_t group) const = 0;
 
   /// Changes the scale of a group to the nearest one that can be stored; false where the format's scales are fixed.

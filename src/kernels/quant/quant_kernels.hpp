@@ -63,6 +63,32 @@ template <class T>
 using DecodeBlocks = void (*)(const std::uint8_t* scales, const std::uint8_t* codes, std::size_t count,
                               const BlockCode& f, T* dst) noexcept;
 
+/// Rows that are rounded side by side, and columns at most: what is in flight stays in the first-level cache.
+inline constexpr std::size_t kRoundRows = 16;
+inline constexpr std::size_t kRoundColumns = 64;
+
+/// The grids of kRoundRows rows in one group. Integers from a to b: the value is scale * nearest(w / scale); scale is
+/// not 0. Units of a table: scale * nearest(u) * b, u = w * a, or w / scale where a is 0 and scale is not.
+struct RowGrids {
+  float scale[kRoundRows], a[kRoundRows], b[kRoundRows];
+};
+
+/// Columns rounded one after the other, the last one first: q = the nearest value, e = (q - w) / updates[s][s], and
+/// w[t] += e * updates[s][t] for the columns t before s.
+struct RoundColumns {
+  float* values;  ///< [rows][columns]; weights, and errors e afterwards
+  std::size_t values_stride;
+  float* chosen;  ///< [rows][columns]
+  std::size_t chosen_stride;
+  std::size_t rows;              ///< 1 … kRoundRows
+  std::size_t columns;           ///< 1 … kRoundColumns
+  const float* updates;          ///< [columns][kRoundColumns]
+  const RowGrids* const* grids;  ///< of each column
+  const float* units;            ///< ascending, thresholds[i] <= u going to units[i + 1]; null: integers, ties to even
+  const float* thresholds;
+  std::size_t thresholds_count;
+};
+
 struct QuantKernels {
   Slot<EncodeBlocks> encode_small;
   Slot<EncodeBlocks> encode_fixed;
@@ -85,6 +111,8 @@ struct QuantKernels {
   Slot<void (*)(const std::uint8_t* codes, std::size_t n, const float* levels, float first, float second,
                 float* dst) noexcept>
       table_decode;
+  /// The same bits on every level.
+  Slot<void (*)(const RoundColumns& p) noexcept> round_columns;
 };
 
 /// Calls visit("name", slot) for every slot of the family: kernel_report() and the tests walk the table with it.
@@ -102,6 +130,7 @@ void visit_slots(const QuantKernels& k, Visitor&& visit) {
   visit("table_absmax", k.table_absmax);
   visit("table_encode", k.table_encode);
   visit("table_decode", k.table_decode);
+  visit("round_columns", k.round_columns);
 }
 
 void install_quant_scalar(QuantKernels& t, Features features) noexcept;
@@ -114,5 +143,10 @@ void install_table_scalar(QuantKernels& t) noexcept;
 void install_table_avx2(QuantKernels& t) noexcept;
 void install_table_avx512(QuantKernels& t) noexcept;
 void install_table_neon(QuantKernels& t) noexcept;
+
+/// The slot of rounding algorithms. The scalar level's four lanes are what NEON has.
+void install_rounding_scalar(QuantKernels& t) noexcept;
+void install_rounding_avx2(QuantKernels& t) noexcept;
+void install_rounding_avx512(QuantKernels& t) noexcept;
 
 }  // namespace blockpack::kernels
