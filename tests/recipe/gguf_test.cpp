@@ -125,6 +125,34 @@ TEST_CASE("every scheme that GGUF has a type for goes through a GGUF file and co
   CHECK(schemes == 20);
 }
 
+TEST_CASE("rounding with calibration fills the blocks of a GGUF file, and the file knows the blocks alone",
+          "[recipe][gguf]") {
+  const TemporaryFolder folder;
+  write_model(folder / "in", block_model());
+  CompressOptions options;
+  options.calibration = [](std::string_view tensor) {
+    TensorCalibration found;
+    found.gram = std::make_shared<const GramMatrix>(correlated(tensor == "a.weight" ? 256 : 512, 3));
+    return found;
+  };
+  for (const char* scheme : {"q4_0", "q6_k"}) {
+    CAPTURE(scheme);
+    const Recipe rounded = Recipe::parse(std::string(scheme) + "+gptq");
+    compress_model(folder / "in", Recipe::parse(scheme), folder / "plain.gguf");
+    compress_model(folder / "in", rounded, folder / "out.gguf", options);
+    compress_model(folder / "in", rounded, folder / "out.safetensors", options);
+    const GgufFile plain = GgufFile::open(folder / "plain.gguf"), file = GgufFile::open(folder / "out.gguf");
+    const CompressedModel model = CompressedModel::open(folder / "out.gguf");
+    for (const char* name : {"a.weight", "b.weight"}) {
+      CAPTURE(name);
+      CHECK(file.tensor(name).type == plain.tensor(name).type);
+      CHECK_FALSE(same(file.tensor(name).data.bytes, plain.tensor(name).data.bytes));
+      CHECK(model.linear(name).scheme() == scheme);
+      CHECK(matrix_values(model, name) == matrix_values(CompressedModel::open(folder / "out.safetensors"), name));
+    }
+  }
+}
+
 TEST_CASE("a GGUF file does not depend on panels or threads, and damage to it is found", "[recipe][gguf]") {
   const TemporaryFolder folder;
   write_model(folder / "in", block_model());

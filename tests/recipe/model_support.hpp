@@ -114,6 +114,18 @@ inline std::vector<float> matrix_values(const CompressedModel& model, const std:
   return values;
 }
 
+/// XᵀX of inputs whose columns depend on one another: x_j = 0.9 x_(j-1) + noise.
+inline GramMatrix correlated(index_t cols, std::uint64_t seed) {
+  constexpr index_t kRows = 200;
+  std::vector<float> x(static_cast<std::size_t>(kRows * cols));
+  Random random(seed);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    x[i] = random.normal() + (i % static_cast<std::size_t>(cols) > 0 ? 0.9f * x[i - 1] : 0.0f);
+  GramMatrix gram(cols);
+  gram.add(MatrixView<const float>(x.data(), kRows, cols));
+  return gram;
+}
+
 /// What the Error says that f throws; empty when it throws none.
 template <class F>
 std::string message_of(F&& f) {

@@ -2,7 +2,6 @@
 // Schemes with algorithms that look at calibration, from the string to the compressed file.
 #include "blockpack/recipe/rounding_codec.hpp"
 
-#include "blockpack/core/random.hpp"
 #include "blockpack/recipe/compressed_model.hpp"
 #include "recipe/model_support.hpp"
 #include "support/catch.hpp"
@@ -11,18 +10,6 @@ namespace blockpack {
 namespace {
 
 using namespace blockpack::test;
-
-/// Inputs whose columns depend on one another: x_j = 0.9 x_(j-1) + noise.
-GramMatrix correlated(index_t cols, std::uint64_t seed) {
-  constexpr index_t kRows = 200;
-  std::vector<float> x(static_cast<std::size_t>(kRows * cols));
-  Random random(seed);
-  for (std::size_t i = 0; i < x.size(); ++i)
-    x[i] = random.normal() + (i % static_cast<std::size_t>(cols) > 0 ? 0.9f * x[i - 1] : 0.0f);
-  GramMatrix gram(cols);
-  gram.add(MatrixView<const float>(x.data(), kRows, cols));
-  return gram;
-}
 
 TEST_CASE("algorithms of a scheme have one order and one start", "[recipe]") {
   const Registry& registry = Registry::standard();
