@@ -193,6 +193,10 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
       round_columns(columns);
     }
   };
+  // Progress when the positions from `bottom` on are done for all rows, which the calling thread's own steps say.
+  const auto report_from = [&](index_t bottom, const Execution& here) {
+    if (&here == &step) how.report(0.3 + 0.7 * static_cast<double>(n - bottom) / static_cast<double>(n));
+  };
   // Positions [bottom, top) of rows from `first` on, whose weights lie in `panel`, by halves: most errors are carried
   // on by large products. Below kCacheColumns rows part, kCacheRows at a time.
   const auto round = [&](const auto& self, MatrixView<float> panel, index_t first, index_t bottom, index_t top,
@@ -206,10 +210,13 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
         const index_t row = task * kCacheRows, count = std::min(kCacheRows, panel.rows() - row);
         self(self, panel.rows_from(row, count), first + row, bottom, top, serial);
       });
-      return;
+      return report_from(bottom, here);
     }
     how.throw_if_stopped();
-    if (width <= kStep) return round_step(panel, first, bottom, top);
+    if (width <= kStep) {
+      round_step(panel, first, bottom, top);
+      return report_from(bottom, here);
+    }
     const index_t low = width - round_up(ceil_div(width, 2), kStep), middle = bottom + low;
     const MatrixView<float> rest = panel.block(0, 0, panel.rows(), low);
     const MatrixView<float> done = panel.block(0, low, panel.rows(), width - low);
@@ -250,7 +257,6 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
       keep_groups(ceil_div(begin, size), ceil_div(end, size));
       const MatrixView<float> block = panel.block(0, seen - end, rows, end - begin);
       round(round, block, 0, n - end, n - begin, step);
-      how.report(0.3 + 0.7 * static_cast<double>(end) / static_cast<double>(n));
       for_rows([&](index_t r) { std::copy_n(block.row_data(r), end - begin, errors.row_data(r) + n - end); });
     }
   }
