@@ -40,7 +40,7 @@ BLOCKPACK_API void nearest(MatrixView<const float> w, WeightGrids& grids, Matrix
                            const Execution& how = {});
 
 struct GptqOptions {
-  index_t block = 128;    ///< columns whose errors are propagated at once
+  index_t block = 128;    ///< without static groups: columns after which the rest sees their errors
   double damping = 0.01;  ///< times mean(diag H), added to the diagonal
   /// How often the damping grows tenfold (from 1e-5 at least) when H is not positive definite in float32.
   int damping_retries = 4;
@@ -61,13 +61,13 @@ struct GptqReport {
 /// GPTQ: rounds column after column and moves the error of each to the columns not yet rounded.
 ///
 /// With H + damping = UᵀU's inverse, U upper triangular in the order of the columns: e = (w_j - q_j) / U_jj and
-/// w_k -= e · U_jk for the columns k after j. U comes from one Cholesky factorization and one triangular inverse in
-/// blocks of 128. Columns whose diagonal is 0 are rounded from 0.
+/// w_k -= e · U_jk for the columns k after j. U comes from one Cholesky factorization and one triangular inverse, and all
+/// three go by halves: nearly all of it is large products. Columns whose diagonal is 0 are rounded from 0.
 ///
 /// Shapes:  w, q [out, in], the grids' shape; H [in, in]. q may be w.
 /// Errors:  ValueError that names the layer when H stays singular under the last damping.
 /// Cost:    (2/3) in³ + out · in² multiply-adds ·2; memory: two matrices [in, in] at first, then one and one
-///          [out, in], all float32, and a panel of block + group_size columns.
+///          [out, in], all float32; twelve bytes a group; without static groups a panel of block + group_size columns.
 /// Source:  "GPTQ", arXiv:2210.17323; stale group fits within a block as in the public code.
 BLOCKPACK_API GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& grids, MatrixView<float> q,
                               const GptqOptions& options = {}, const Execution& how = {});
