@@ -61,8 +61,8 @@ struct GptqReport {
 /// GPTQ: rounds column after column and moves the error of each to the columns not yet rounded.
 ///
 /// With H + damping = UᵀU's inverse, U upper triangular in the order of the columns: e = (w_j - q_j) / U_jj and
-/// w_k -= e · U_jk for the columns k after j. U comes from one Cholesky factorization and one triangular inverse, and all
-/// three go by halves: nearly all of it is large products. Columns whose diagonal is 0 are rounded from 0.
+/// w_k -= e · U_jk for the columns k after j. U comes from one Cholesky factorization and one triangular inverse, and
+/// all three go by halves: nearly all of it is large products. Columns whose diagonal is 0 are rounded from 0.
 ///
 /// Shapes:  w, q [out, in], the grids' shape; H [in, in]. q may be w.
 /// Errors:  ValueError that names the layer when H stays singular under the last damping.
