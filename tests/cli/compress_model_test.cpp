@@ -299,7 +299,7 @@ TEST_CASE("a kill at any moment leaves the old file or the new one, and a rerun 
   const std::vector<std::string> command = {"compress", "-r", "mxfp4", "-q", kModel.string(), out};
   const auto start = std::chrono::steady_clock::now();
   REQUIRE(run(command).exit_code == 0);
-  const double whole = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+  double whole = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
   const std::string compressed = file_content(out);
   REQUIRE(compressed.size() > 400000);
   Random random(5);
@@ -312,6 +312,7 @@ TEST_CASE("a kill at any moment leaves the old file or the new one, and a rerun 
     kill.signal_after = std::chrono::microseconds(static_cast<std::int64_t>(random.uniform() * 1.1 * whole));
     const ProcessResult result = run(command, kill);
     killed += result.signal == SIGKILL ? 1 : 0;
+    if (result.signal != SIGKILL) whole *= 0.9;  // a busy machine made the first run slow
     const std::string now = fs::exists(out) ? file_content(out) : "";
     CAPTURE(round, had_old, result.signal, result.exit_code, now.size());
     const bool is_old = now == (had_old ? "the old file" : "");
