@@ -130,7 +130,7 @@ Activations resolve(Activations mode, double bits_per_weight, Isa level, bool co
   const kernels::KernelTable& table = kernels::table_for(level);
   // Steps of absmax / 127 are 6 dB below the error of a format of that many bits. Scalar integers gain nothing.
   const bool has_integer_dots = table.codes.few_int8.fn != nullptr && level != Isa::scalar;
-  if (codes && bits_per_weight <= 6.6 && has_integer_dots) return Activations::int8;
+  if (codes) return bits_per_weight <= 6.6 && has_integer_dots ? Activations::int8 : Activations::f32;
   const bool has_bf16_dots = table.dense.few_f32_bf16_bf16.fn != nullptr;
   return bits_per_weight < 32.0 && has_bf16_dots ? Activations::bf16 : Activations::f32;
 }

@@ -24,7 +24,7 @@ struct CodeLayout {
   CodeLayout(index_t cols, const CodeSpec& s)
       : spec(s), steps(ceil_div(cols, kCodeStep)), group_steps(s.group / kCodeStep) {
     const index_t line = kCodeRows * group_bytes();
-    // Scales fill whole lines, and come after at least 128 k of codes.
+    // Scales of one level fill whole lines, and come after at least 128 k of codes.
     index_t groups = std::max<index_t>(1, 128 / s.group);
     while (line * groups % 64 != 0) groups *= 2;
     if (s.scale == CodeScale::super) groups = 256 / s.group;
@@ -222,13 +222,15 @@ PackedCodes PackedCodes::pack(const CodeSource& w, const Execution& how, std::sp
 void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mode, const ApplyOptions& how) {
   if (y.rows() == 0 || y.cols() == 0) return;
   const kernels::KernelTable& table = kernels::table_for(how.execution.level());
+  if (table.codes.few_f32.fn == nullptr)
+    throw UnsupportedError("matmul: level " + std::string(to_string(table.level)) + " has no kernels for packed codes");
   const bool int8 = mode == Activations::int8 && table.codes.few_int8.fn != nullptr;
   for (index_t first = 0; first < y.rows(); first += kCodeTokens) {
     const index_t tokens = std::min(kCodeTokens, y.rows() - first);
-    const auto rows = [&](const auto& view) { return view.data() == nullptr ? view : view.rows_from(first, tokens); };
+    const auto rows = [&](const auto& view) { return view.rows_from(first, tokens); };
     Epilogue epilogue = how.epilogue;
-    epilogue.gate = rows(epilogue.gate);
-    epilogue.residual = rows(epilogue.residual);
+    if (epilogue.gate.data() != nullptr) epilogue.gate = rows(epilogue.gate);
+    if (epilogue.residual.data() != nullptr) epilogue.residual = rows(epilogue.residual);
     const engine::Product p{table.dense,
                             engine::Path::f32,
                             int8 ? Activations::f32 : mode,

@@ -195,7 +195,7 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
   };
   // Progress when the positions from `bottom` on are done for all rows, which the calling thread's own steps say.
   const auto report_from = [&](index_t bottom, const Execution& here) {
-    if (&here == &step) how.report(0.3 + 0.7 * static_cast<double>(n - bottom) / static_cast<double>(n));
+    if (n > 0 && &here == &step) how.report(0.3 + 0.7 * static_cast<double>(n - bottom) / static_cast<double>(n));
   };
   // Positions [bottom, top) of rows from `first` on, whose weights lie in `panel`, by halves: most errors are carried
   // on by large products. Below kCacheColumns rows part, kCacheRows at a time.
@@ -230,9 +230,10 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
   } else {
     // Groups are fitted when their first column is reached, to weights that have seen the errors of earlier blocks: a
     // panel holds those of this block and the rest of the last group in it.
-    auto memory = AlignedBuffer<float>::uninitialized(checked_mul(rows, std::min(n, options.block + size), "gptq"));
-    for (index_t begin = 0; begin < n; begin += options.block) {
-      const index_t end = std::min(n, begin + options.block);
+    const index_t width = std::min(options.block, n);
+    auto memory = AlignedBuffer<float>::uninitialized(checked_mul(rows, std::min(n, width + size), "gptq"));
+    for (index_t begin = 0; begin < n; begin += width) {
+      const index_t end = std::min(n, begin + width);
       const index_t seen = std::min(n, std::max(end, ceil_div(end, size) * size));
       const index_t low = n - seen;  // position of the panel's first column
       const MatrixView<float> panel(memory.data(), rows, seen - begin);

@@ -179,7 +179,7 @@ HessianProduct::HessianProduct(const GramMatrix& h, const Execution& how)
       size_(h.in_features()) {
   const double mean = h.mean_diagonal();
   unit_ = mean > 0.0 ? mean : 1.0;
-  h.copy_to(MatrixView<float>(h_.data(), size_, size_), 1.0 / unit_);
+  h.copy_to(MatrixView<float>(h_.data(), size_, size_), 1.0 / unit_, 0.0, step_execution(how));
   const MatrixView<const float> rows = matrix();
   packed_ = PackedWeights::pack(dense_rows(rows), WeightType::f32, step_execution(how));
 }

@@ -2,6 +2,7 @@
 /// Products with packed codes: every level, width, group, kind of scale and number of tokens against sums in double,
 /// and the promises about bits, threads and memory.
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "blockpack/core/dense.hpp"
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/row_matrix.hpp"
 #include "blockpack/quant/group_int.hpp"
@@ -269,7 +271,7 @@ TEST_CASE("activations are quantized to the same codes on every level", "[kernel
   for (const Isa isa : levels_of_codes()) {
     const auto& level = kernels::table_for(isa).codes;
     for (const std::size_t n : {1u, 31u, 32u, 33u, 64u, 97u}) {
-      for (int variant = 0; variant < 6; ++variant) {
+      for (int variant = 0; variant < 8; ++variant) {
         GuardedArray<float> x(n);
         const std::vector<float> values = random_weights(1, static_cast<index_t>(n), variant + n);
         for (std::size_t i = 0; i < n; ++i) x[i] = values[i] * (variant == 1 ? 0x1p-140f : 1.0f);
@@ -278,6 +280,8 @@ TEST_CASE("activations are quantized to the same codes on every level", "[kernel
         if (variant == 4) x[n - 1] = std::numeric_limits<float>::quiet_NaN();
         if (variant == 5)  // ties
           for (std::size_t i = 0; i < n; ++i) x[i] = i % 32 == 0 ? 127.0f : static_cast<float>(i % 32) + 0.5f;
+        if (variant >= 6)  // 127 steps of the smallest float do not reach absmax, nor 127 of twice that
+          for (std::size_t i = 0; i < n; ++i) x[i] = (i % 2 == 0 ? 0x1p-149f : -0x1p-149f) * (variant == 6 ? 128 : 255);
         const std::size_t steps = (n + 31) / 32;
         std::vector<std::int8_t> codes[2];
         std::vector<float> scales[2];
@@ -355,12 +359,50 @@ TEST_CASE("the pack policy holds for codes, and a packed matrix computes without
   CHECK(std::equal(y.begin(), y.end(), many.begin()));
 }
 
+TEST_CASE("a released matrix computes what it is packed for and refuses the rest", "[kernels][codes]") {
+  const std::vector<float> w = random_weights(20, 40, 3), x = random_normal(2 * 40, 5);
+  std::vector<float> y(2 * 20);
+  const MatrixView<const float> tokens(x.data(), 2, 40);
+  const MatrixView<float> out(y.data(), 2, 20);
+  auto op = Dense<float>::encode(MatrixView<const float>(w.data(), 20, 40));
+  ApplyOptions how;
+  how.activations = Activations::f32;
+  op.apply(tokens, out, how);
+  op.release_stored();
+  op.apply(tokens, out, how);
+  how.activations = Activations::bf16;
+  CHECK_THROWS_AS(op.apply(tokens, out, how), UnsupportedError);
+  auto nothing = RowMatrix<Mx>::encode(MatrixView<const float>(nullptr, 4, 0));
+  nothing.release_stored();
+  nothing.apply(MatrixView<const float>(nullptr, 9, 0), MatrixView<float>(y.data(), 9, 4));
+  CHECK(y[35] == 0.0f);
+}
+
+TEST_CASE("packed codes of no columns give zeros for any number of tokens, and levels without kernels refuse",
+          "[kernels][codes]") {
+  const Coded w({3, 0}, make_spec(4, 32, CodeScale::e8m0, false), 5);
+  const PackedCodes packed = PackedCodes::pack(w.source(), {});
+  for (const Isa isa : levels_here()) {
+    GuardedArray<float> y(27);
+    ApplyOptions how;
+    how.execution.isa = isa;
+    const MatrixView<const float> x(nullptr, 9, 0);
+    const MatrixView<float> out(y.data(), 9, 3);
+    if (multiplies_codes(isa)) {
+      std::fill(y.data(), y.data() + 27, 1.0f);
+      matmul(x, packed, out, Activations::f32, how);
+      CHECK(std::all_of(y.data(), y.data() + 27, [](float v) { return v == 0.0f; }));
+    } else {
+      CHECK_THROWS_AS(matmul(x, packed, out, Activations::f32, how), UnsupportedError);
+    }
+  }
+}
+
 TEST_CASE("automatic activations are int8 for narrow codes where a level has integer dots", "[kernels][codes]") {
   for (const Isa isa : levels_here()) {
     const bool integer = isa != Isa::scalar && kernels::table_for(isa).codes.few_int8.fn != nullptr;
-    const Activations wide = resolve(Activations::automatic, 4.25, isa);
-    CHECK(resolve(Activations::automatic, 4.25, isa, true) == (integer ? Activations::int8 : wide));
-    CHECK(resolve(Activations::automatic, 8.5, isa, true) == wide);
+    CHECK(resolve(Activations::automatic, 4.25, isa, true) == (integer ? Activations::int8 : Activations::f32));
+    CHECK(resolve(Activations::automatic, 8.5, isa, true) == Activations::f32);
     CHECK(resolve(Activations::f32, 4.25, isa, true) == Activations::f32);
   }
 }

@@ -118,7 +118,6 @@ TEST_CASE("columns are rounded as Grid::nearest rounds and carry their errors on
       p.thresholds_count = table.thresholds.size();
     }
     kernels::table_for(isa).quant.round_columns.fn(p);
-    // Zeros may differ in sign: a scale of 0 chooses +0, the product of a negative unit and 0 is -0.
     CHECK(got_chosen == chosen);
     CHECK(got == errors);
   }

@@ -4,7 +4,7 @@
 /// The packed form of an operator's weights, built at most once per weight type under std::call_once.
 ///
 /// Packed weights belong to one SIMD level. A call that forces another level than the one packed for computes from the
-/// stored form instead; it never packs twice. Packed codes serve every level.
+/// stored form instead; it never packs twice. Packed codes serve every level that has kernels for them.
 
 #include <array>
 #include <atomic>
@@ -25,19 +25,22 @@ class PackedCache {
   explicit PackedCache(PackPolicy policy) : policy_(policy) {}
 
   /// The packed weights for this call, or null when it must compute from the stored form. Packs on the first call of an
-  /// `on_first_use` cache; an exception (out of memory) leaves the cache empty and the next call tries again.
-  const PackedWeights* get(const RowSource& w, WeightType type, const Execution& how) {
+  /// `on_first_use` cache; an exception (out of memory) leaves the cache empty and the next call tries again. Without
+  /// a stored form (`released`) only what is packed already is given out.
+  const PackedWeights* get(const RowSource& w, WeightType type, const Execution& how, bool released = false) {
     if (policy_.kind == PackPolicy::Kind::none) return nullptr;
     Entry<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
-    if (policy_.kind == PackPolicy::Kind::on_first_use) {
+    if (policy_.kind == PackPolicy::Kind::on_first_use && !released) {
       std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how)); });
     }
     const bool usable = entry.ready.load(std::memory_order_acquire) && entry.packed.level() == how.level();
     return usable ? &entry.packed : nullptr;
   }
 
-  /// Whether this cache may hold a packed form.
-  bool packs() const noexcept { return policy_.kind != PackPolicy::Kind::none; }
+  /// Whether `get` gives codes: they are packed, or the first call packs them.
+  bool serves_codes() const noexcept {
+    return policy_.kind == PackPolicy::Kind::on_first_use || codes_.ready.load(std::memory_order_acquire);
+  }
 
   /// The packed codes, or null.
   const PackedCodes* get(const CodeSource& w, const Execution& how) {

@@ -125,7 +125,8 @@ class RowMatrix {
   /// Drops this operator's hold on the stored form once a packed form exists (UnsupportedError otherwise); apply goes
   /// on from the packed form at the level it was packed for. Memory is freed when the last copy and view let go.
   void release_stored() {
-    if (packed_bytes() == 0 && !shape_empty())
+    if (shape_empty()) return;  // nothing is stored, nothing will be packed
+    if (packed_bytes() == 0)
       throw UnsupportedError("release_stored: " + scheme() + " has no packed form to compute from");
     for (SharedBytes& s : stored_) s = {};
     released_ = true;
@@ -138,7 +139,7 @@ class RowMatrix {
     const RowSource w = source();
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     if constexpr (detail::DenseRowFormat<F>) {
-      if (const PackedWeights* packed = cache_->get(w, weight_type(mode), how.execution))
+      if (const PackedWeights* packed = cache_->get(w, weight_type(mode), how.execution, released_))
         return matmul(x, *packed, y, mode, how);
     } else if constexpr (CodeFormat<F>) {
       if (by_codes(x.rows(), how.execution)) {
@@ -189,7 +190,7 @@ class RowMatrix {
         cache_->pack_ahead(source(), weight_type(resolve(Activations::automatic, mode_bits(), how.level())), how);
     } else if constexpr (CodeFormat<F>) {
       if (!shape_empty()) code_spec_ = format_.code_spec(shape_.cols, row_pointers(0).span());
-      if (by_codes(1, how)) cache_->pack_ahead(code_source(), how);
+      if (code_spec_ && multiplies_codes(how.level())) cache_->pack_ahead(code_source(), how);
     }
 #else
     static_cast<void>(policy);
@@ -220,7 +221,7 @@ class RowMatrix {
   /// Whether such an apply multiplies packed codes.
   bool by_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] const Execution& how) const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    if (!code_spec_ || !cache_->packs() || !multiplies_codes(how.level())) return false;
+    if (!code_spec_ || !cache_->serves_codes() || !multiplies_codes(how.level())) return false;
     return released_ || (tokens <= kCodeTokens && !how.batch_invariant);
 #else
     return false;

@@ -26,7 +26,7 @@ namespace {
 #include "kernels/codes/codes_avx512.inc"
 
 /// The multiply-adds of one step. Affine: weights get their scale, zero and minimum before they are multiplied, as they
-/// would be decoded; otherwise sums get the scale, and 8-bit codes have one zero for all groups. Halves: two groups of
+/// would be decoded; otherwise sums get the scale (and 8-bit codes lose their zero before). Halves: two groups of
 /// 16 in a step.
 template <bool Bytes, bool Affine, bool Halves>
 struct FloatDots {
