@@ -89,7 +89,7 @@ TEST_CASE("the three sets of calibration windows are distinct and none lies in t
   CHECK_THROWS_AS(example::CalibrationText::load(kEmbeddedModel / "test.txt", config, 0), FormatError);
 }
 
-TEST_CASE("calibration of the decoder does not depend on threads", "[recipe][products]") {
+TEST_CASE("calibration of the decoder does not depend on threads", "[recipe][long]") {
   const auto config = example::DecoderConfig::load(kEmbeddedModel / "config.json");
   const example::GradientDecoder decoder(
       example::ByteDecoder(CompressedModel::open(kEmbeddedModel / "model.safetensors"), config));

@@ -17,7 +17,7 @@ example::ByteDecoder embedded() {
           example::DecoderConfig::load(kEmbeddedModel / "config.json")};
 }
 
-TEST_CASE("the decoder with gradients has the logits of the other one", "[recipe][products]") {
+TEST_CASE("the decoder with gradients has the logits of the other one", "[recipe][long]") {
   const example::ByteDecoder decoder = embedded();
   const auto text = example::read_bytes(kEmbeddedModel / "test.txt");
   const std::span<const std::uint8_t> window(text.data(), 40);
@@ -30,7 +30,7 @@ TEST_CASE("the decoder with gradients has the logits of the other one", "[recipe
     CHECK(tape.logits.values[i] == Approx(logits.values[i]).margin(1e-3));
 }
 
-TEST_CASE("gradients of every matrix agree with finite differences", "[recipe][products]") {
+TEST_CASE("gradients of every matrix agree with finite differences", "[recipe][long]") {
   example::GradientDecoder decoder(embedded());
   const auto text = example::read_bytes(kEmbeddedModel / "test.txt");
   constexpr std::size_t kWindow = 24;

@@ -32,7 +32,7 @@ double bits_per_byte(const std::filesystem::path& model, index_t windows, Activa
   return example::evaluate(decoder_of(model), text, windows, how).bits_per_byte;
 }
 
-TEST_CASE("the decoder gives the golden logits of the embedded model", "[recipe][golden][products]") {
+TEST_CASE("the decoder gives the golden logits of the embedded model", "[recipe][golden][long]") {
   const auto manifest = nlohmann::json::parse(file_content(golden_models() / "manifest.json"));
   int cases = 0;
   for (const auto& entry : manifest.at("cases")) {
@@ -62,7 +62,7 @@ TEST_CASE("the decoder gives the golden logits of the embedded model", "[recipe]
   CHECK(cases == 1);
 }
 
-TEST_CASE("the decoder's logits do not depend on threads or on the windows beside", "[recipe][products]") {
+TEST_CASE("the decoder's logits do not depend on threads or on the windows beside", "[recipe][long]") {
   const example::ByteDecoder decoder = decoder_of(kEmbeddedModel / "model.safetensors");
   const auto text = example::read_bytes(kEmbeddedModel / "test.txt");
   const std::span<const std::uint8_t> two(text.data(), 2 * 16);
@@ -81,7 +81,7 @@ TEST_CASE("the decoder's logits do not depend on threads or on the windows besid
   CHECK_THROWS_AS(decoder.logits(two, 15, MatrixView<float>(other.data(), 32, 256), how), ShapeError);
 }
 
-TEST_CASE("bits per byte of the embedded model are the published ones", "[recipe][golden][products]") {
+TEST_CASE("bits per byte of the embedded model are the published ones", "[recipe][golden][long]") {
   const index_t windows = budget<index_t>(128, 4);
   const bool whole = windows == 128;
   const TemporaryFolder folder;

@@ -30,7 +30,7 @@ std::map<std::string, std::string> recorded_hashes() {
   return hashes;
 }
 
-TEST_CASE("the embedded model has the recorded bytes under every listed scheme", "[recipe][format][golden]") {
+TEST_CASE("the embedded model has the recorded bytes under every listed scheme", "[recipe][format][golden][long]") {
   const std::map<std::string, std::string> recorded = recorded_hashes();
   const TemporaryFolder folder;
   std::set<std::string> listed;

@@ -29,7 +29,7 @@ TEST_CASE("algorithms of a scheme have one order and one start", "[recipe]") {
         std::string::npos);
 }
 
-TEST_CASE("GPTQ and polish through a codec lower the layer's error, at the same bytes", "[recipe][products]") {
+TEST_CASE("GPTQ and polish through a codec lower the layer's error, at the same bytes", "[recipe][long]") {
   const GramMatrix gram = correlated(70, 1);
   std::vector<float> values(40 * 70);
   Random random(2);
