@@ -20,7 +20,7 @@ void load_f32(const Product& p, index_t row, index_t k0, index_t n, float* dst) 
   if (p.x.is_bf16()) {
     p.kernels.widen.fn(bits(p.x.as_bf16().row_data(row) + k0), n, dst);
   } else {
-    std::memcpy(dst, p.x.f32().row_data(row) + k0, static_cast<std::size_t>(n) * sizeof(float));
+    std::copy_n(p.x.f32().row_data(row) + k0, n, dst);
     if (p.rounding == Activations::bf16) p.kernels.round_bf16.fn(dst, n);
   }
   if (p.rounding == Activations::int8) p.kernels.round_int8.fn(dst, n);
