@@ -2,7 +2,11 @@
 #include "engine/large_memory.hpp"
 
 #include <atomic>
+#include <cstdint>
 #include <new>
+#include <string>
+
+#include "blockpack/core/error.hpp"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -27,6 +31,14 @@ std::shared_ptr<std::byte> allocate_large(std::size_t bytes) {
   if (bytes >= kHugePage) ::madvise(memory.get(), bytes, MADV_HUGEPAGE);  // advice: a refusal does no harm
 #endif
   return memory;
+}
+
+std::shared_ptr<std::byte> packed_memory(const char* function, std::span<std::byte> memory, std::size_t bytes) {
+  if (memory.empty()) return allocate_large(bytes);
+  if (memory.size() < bytes || reinterpret_cast<std::uintptr_t>(memory.data()) % 64 != 0)
+    throw ShapeError(std::string(function) + ": memory has " + std::to_string(memory.size()) + " bytes, " +
+                     std::to_string(bytes) + " on a 64-byte boundary needed");
+  return {std::shared_ptr<void>(), memory.data()};
 }
 
 ScratchMemory::ScratchMemory(std::size_t bytes) : scratch_(bytes > kKept ? nullptr : kept_scratch.exchange(nullptr)) {

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <span>
 
 #include "blockpack/core/config.hpp"
 
@@ -15,6 +16,10 @@ namespace engine {
 
 /// Memory on a 64-byte boundary, not initialized. Throws std::bad_alloc.
 std::shared_ptr<std::byte> allocate_large(std::size_t bytes);
+
+/// The caller's memory, not owned, or where it is empty `bytes` of our own. ShapeError that names `function` if it is
+/// too small or not on a 64-byte boundary.
+std::shared_ptr<std::byte> packed_memory(const char* function, std::span<std::byte> memory, std::size_t bytes);
 
 /// The same for the length of a call. The block last returned is kept for the next call unless it is larger than kKept:
 /// fresh pages would cost what they gain. Any number of threads may have one at once.

@@ -192,15 +192,9 @@ PackedCodes PackedCodes::pack(const CodeSource& w, const Execution& how, std::sp
   packed.spec_ = w.spec;
   packed.bytes_ = bytes_needed(packed.shape_, w.spec);
   if (packed.bytes_ == 0) return packed;
-  std::byte* dst = memory.data();
-  if (memory.empty()) {
-    const std::shared_ptr<std::byte> owned = engine::allocate_large(packed.bytes_);
-    dst = owned.get();
-    packed.owner_ = owned;
-  } else if (memory.size() < packed.bytes_ || reinterpret_cast<std::uintptr_t>(dst) % 64 != 0) {
-    throw ShapeError("PackedCodes::pack: memory has " + std::to_string(memory.size()) + " bytes, " +
-                     std::to_string(packed.bytes_) + " on a 64-byte boundary needed");
-  }
+  const std::shared_ptr<std::byte> block = engine::packed_memory("PackedCodes::pack", memory, packed.bytes_);
+  std::byte* dst = block.get();
+  packed.owner_ = block;
   packed.data_ = dst;
   const engine::CodeLayout layout(w.cols, w.spec);
   parallel_for(how, ceil_div(w.rows, kernels::kCodeRows), [&](index_t panel) {

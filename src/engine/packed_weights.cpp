@@ -97,15 +97,9 @@ PackedWeights PackedWeights::pack(const RowSource& w, WeightType type, const Exe
   packed.type_ = type;
   packed.bytes_ = bytes_needed(packed.shape_, type, packed.level_);
   if (packed.bytes_ == 0) return packed;
-  std::byte* dst = memory.data();
-  if (memory.empty()) {
-    const std::shared_ptr<std::byte> owned = engine::allocate_large(packed.bytes_);
-    dst = owned.get();
-    packed.owner_ = owned;
-  } else if (memory.size() < packed.bytes_ || reinterpret_cast<std::uintptr_t>(dst) % 64 != 0) {
-    throw ShapeError("PackedWeights::pack: memory has " + std::to_string(memory.size()) + " bytes, " +
-                     std::to_string(packed.bytes_) + " on a 64-byte boundary needed");
-  }
+  const std::shared_ptr<std::byte> block = engine::packed_memory("PackedWeights::pack", memory, packed.bytes_);
+  std::byte* dst = block.get();
+  packed.owner_ = block;
   packed.data_ = dst;
   const kernels::DenseKernels& kernels = kernels::table_for(packed.level_).dense;
   const index_t row_bytes = engine::panel_row_bytes(type);

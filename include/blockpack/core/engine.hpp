@@ -80,7 +80,7 @@ class PackedWeights {
 };
 
 /// Codes and scales of a CodeFormat in the order of the kernels of few tokens, about as many bytes as the stored form
-/// (codes of 2 and 3 bits take 4, those of 5 to 7 bits 8). The layout is the same at every level. A cache as well.
+/// (codes below 4 bits take 4, those of 5 to 7 bits 8). The layout is the same at every level. A cache as well.
 class PackedCodes {
  public:
   PackedCodes() = default;
