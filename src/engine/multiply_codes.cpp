@@ -53,15 +53,15 @@ struct CodeLayout {
   index_t panel_bytes;
 };
 
-/// One row's codes of a step, in place among the 16 rows of the panel.
+/// One row's codes of a step, in place among the 16 rows of the panel, which is zeros there.
 void write_codes(const std::uint8_t* codes, int bits, index_t row, std::byte* step) {
+  const int low = kernels::low_plane(bits), high = kernels::high_plane(bits);
+  const unsigned mask = (1u << low) - 1;
+  std::byte* upper = step + kernels::code_step_bytes(low);
   for (index_t e = 0; e < kCodeStep; ++e) {
-    const std::uint8_t code = codes[e / 8 * 8 + kCodeOrder[e % 8]];
-    if (bits == 8) {
-      step[e / 4 * 64 + row * 4 + e % 4] = std::byte{code};
-    } else {
-      step[e / 8 * 64 + row * 4 + e % 4] |= std::byte(e % 8 < 4 ? code : code << 4);
-    }
+    const unsigned code = codes[e / 8 * 8 + kCodeOrder[e % 8]];
+    step[kernels::plane_byte(low, row, e)] |= std::byte((code & mask) << kernels::plane_bit(low, e));
+    if (high > 0) upper[kernels::plane_byte(high, row, e)] |= std::byte(code >> low << kernels::plane_bit(high, e));
   }
 }
 

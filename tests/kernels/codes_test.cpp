@@ -35,7 +35,7 @@ struct Coded {
     const auto groups = static_cast<std::size_t>(s.rows * spec.groups(s.cols));
     for (index_t i = 0; i < s.rows * s.cols; ++i) {
       const auto draw = static_cast<std::uint32_t>(random());
-      const std::uint32_t top = spec.bits == 8 ? 255 : 15;
+      const std::uint32_t top = (1u << spec.bits) - 1;
       codes.push_back(static_cast<std::uint8_t>(draw % 5 == 0 ? 0 : draw % 5 == 1 ? top : (draw >> 8) & top));
     }
     for (std::size_t g = 0; g < groups; ++g) {
@@ -53,7 +53,7 @@ struct Coded {
       scales.push_back(bits);
       minimums.push_back(spec.scale == CodeScale::super ? (bits & 0xffffu) | (draw >> 8 & 255u) << 16
                                                         : fp16(static_cast<float>(draw % 99) / 16.0f).bits);
-      zeros.push_back(spec.zeros ? static_cast<std::uint8_t>((draw >> 16) & (spec.bits == 8 ? 255 : 15)) : 0);
+      zeros.push_back(spec.zeros ? static_cast<std::uint8_t>((draw >> 16) & ((1u << spec.bits) - 1)) : 0);
     }
   }
 
@@ -88,7 +88,7 @@ struct Coded {
   std::pair<float, float> terms(index_t n, index_t k) const {
     const auto group = static_cast<std::size_t>(n * spec.groups(shape.cols) + k / spec.group);
     const std::uint8_t code = codes[static_cast<std::size_t>(n * shape.cols + k)];
-    const int level = spec.bits == 8 ? code : spec.levels[code];
+    const int level = spec.bits == 4 ? spec.levels[code] : code;
     const int zero = spec.zeros ? zeros[group] : spec.zero;
     return {parameter(scales[group]) * spec.multiplier * static_cast<float>(level - zero),
             spec.minimums ? parameter(minimums[group]) : 0.0f};
@@ -109,7 +109,7 @@ CodeSpec make_spec(int bits, index_t group, CodeScale scale, bool zeros, bool mi
   spec.zeros = zeros;
   spec.minimums = minimums;
   spec.multiplier = 0.5f;
-  spec.zero = bits == 8 && !zeros ? 128 : 0;
+  spec.zero = zeros ? 0 : bits == 8 ? 128 : bits - 2;
   spec.levels = zeros ? CodeSpec::integers(0) : std::array<std::int8_t, 16>{-128, -104, -83, -65, -49, -35, -22, -10,
                                                                             1,    13,   25,  38,  53,  69,  89,  127};
   return spec;
@@ -159,7 +159,12 @@ TEST_CASE("products with packed codes are within the bound of their mode on ever
                              Form{8, 32, CodeScale::e8m0, false}, Form{8, 16, CodeScale::f32, false},
                              Form{8, 64, CodeScale::fp16, true}, Form{8, 128, CodeScale::e8m0, false},
                              Form{4, 32, CodeScale::super, false, true}, Form{4, 16, CodeScale::super, false, false},
-                             Form{8, 16, CodeScale::super, false, true}, Form{8, 32, CodeScale::fp16, false, true});
+                             Form{8, 16, CodeScale::super, false, true}, Form{8, 32, CodeScale::fp16, false, true},
+                             Form{2, 256, CodeScale::fp16, false}, Form{2, 16, CodeScale::super, false, true},
+                             Form{2, 32, CodeScale::fp16, true}, Form{3, 16, CodeScale::super, false, false},
+                             Form{3, 64, CodeScale::fp16, true}, Form{3, 32, CodeScale::e8m0, false},
+                             Form{5, 32, CodeScale::super, false, true}, Form{5, 16, CodeScale::e8m0, false},
+                             Form{6, 16, CodeScale::super, false, false}, Form{6, 32, CodeScale::fp16, true});
   CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale));
   const CodeSpec spec = make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
   for (const MatrixShape shape : {MatrixShape{3, 0}, MatrixShape{1, 1}, MatrixShape{33, 40}, MatrixShape{83, 515}}) {
@@ -214,9 +219,9 @@ TEST_CASE("products with packed codes are within the bound of their mode on ever
 
 TEST_CASE("the largest integer sums are exact", "[kernels][codes]") {
   // 32 codes of the largest magnitude times activations of 127: 255 * 127 * 32 a step.
-  for (const int bits : {4, 8}) {
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
     const CodeSpec spec = make_spec(bits, 32, CodeScale::e8m0, false);
-    for (const int code : {0, bits == 8 ? 255 : 15}) {
+    for (const int code : {0, (1 << bits) - 1}) {
       Coded w({16, 64}, spec, 1);
       std::fill(w.codes.begin(), w.codes.end(), static_cast<std::uint8_t>(code));
       std::fill(w.scales.begin(), w.scales.end(), 127u);

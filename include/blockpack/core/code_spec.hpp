@@ -31,11 +31,20 @@ constexpr index_t scale_bytes(CodeScale scale) noexcept {
 /// What the codes of a matrix mean:
 ///
 ///     weight = scale[group] * multiplier * (value(code) - zero[group]) + minimum[group]
-///     value(code) = levels[code] for 4-bit codes, code for 8-bit ones
+///     value(code) = levels[code] for 4-bit codes, code for all others
 struct CodeSpec {
-  int bits = 4;                          ///< 4 or 8, the width codes are packed at
-  std::array<std::int8_t, 16> levels{};  ///< of 4-bit codes
-  index_t group = 32;                    ///< weights along `in` that share a scale: 16 or a multiple of 32
+  /// levels[c] = c + first.
+  static constexpr std::array<std::int8_t, 16> integers(int first) noexcept {
+    std::array<std::int8_t, 16> levels{};
+    for (int c = 0; c < 16; ++c) levels[static_cast<std::size_t>(c)] = static_cast<std::int8_t>(c + first);
+    return levels;
+  }
+  /// The narrowest width codes of that many bits can be packed at.
+  static constexpr int packed_width(int bits) noexcept { return bits < 2 ? 2 : bits == 7 ? 8 : bits; }
+
+  int bits = 4;                                      ///< 2, 3, 4, 5, 6 or 8, the width codes are packed at
+  std::array<std::int8_t, 16> levels = integers(0);  ///< of 4-bit codes
+  index_t group = 32;                                ///< weights along `in` that share a scale: 16 or a multiple of 32
   CodeScale scale = CodeScale::e8m0;
   float multiplier = 1.0f;  ///< of every scale
   int zero = 0;             ///< of every group, where `zeros` is false
@@ -43,13 +52,6 @@ struct CodeSpec {
   bool minimums = false;    ///< every group has a minimum, stored as scales are; otherwise it is 0
 
   index_t groups(index_t cols) const noexcept { return ceil_div(cols, group); }
-
-  /// levels[c] = c + first.
-  static constexpr std::array<std::int8_t, 16> integers(int first) noexcept {
-    std::array<std::int8_t, 16> levels{};
-    for (int c = 0; c < 16; ++c) levels[static_cast<std::size_t>(c)] = static_cast<std::int8_t>(c + first);
-    return levels;
-  }
 };
 
 /// The codes of one row: one per weight; per group the bits of its scale as CodeSpec::scale stores it (for `super` the

@@ -154,15 +154,14 @@ struct Bfp {
   std::optional<CodeSpec> code_spec(index_t /*cols*/, std::span<const std::byte* const> /*src*/) const {
     if (mantissa_bits > 8) return std::nullopt;
     CodeSpec spec;
-    spec.bits = mantissa_bits <= 4 ? 4 : 8;
-    spec.levels = CodeSpec::integers(-8);
-    spec.zero = spec.bits == 8 ? 128 : 0;
+    spec.bits = CodeSpec::packed_width(mantissa_bits);
+    spec.zero = 1 << (spec.bits - 1);
     spec.group = block;
     spec.multiplier = exp2i(2 - mantissa_bits);  // scale byte E: 2^(E - 127)
     return spec;
   }
   void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
-    const int middle = mantissa_bits <= 4 ? 8 : 128;
+    const int middle = 1 << (CodeSpec::packed_width(mantissa_bits) - 1);
     detail::read_block_codes(*this, src, cols, dst, [middle](std::int32_t code, std::uint8_t exponent) {
       return static_cast<std::uint8_t>(exponent == 0 ? middle : code + middle);
     });

@@ -224,7 +224,7 @@ struct GroupInt {
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const;
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
 
-  /// All widths; 2 and 3 bits as 4-bit codes. The scale of a whole row is kept as a float, one line of a panel.
+  /// All widths. The scale of a whole row is kept as a float, one line of a panel.
   std::optional<CodeSpec> code_spec(index_t cols, std::span<const std::byte* const> src) const;
   void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const;
 
@@ -456,11 +456,9 @@ BLOCKPACK_API GroupOps compiled_group_ops();
 
 inline std::optional<CodeSpec> GroupInt::code_spec(index_t cols, std::span<const std::byte* const> /*src*/) const {
   CodeSpec spec;
-  spec.bits = bits == 8 ? 8 : 4;
+  spec.bits = bits;
   spec.zeros = grid == GroupGrid::asymmetric;
-  const int middle = spec.zeros ? 0 : 1 << (bits - 1);
-  spec.levels = CodeSpec::integers(-middle);
-  spec.zero = bits == 8 ? middle : 0;
+  spec.zero = spec.zeros ? 0 : 1 << (bits - 1);
   spec.scale = group_size == 0 ? CodeScale::f32 : CodeScale::fp16;
   spec.group = group_size == 0 ? round_up(std::max<index_t>(cols, 1), 32) : group_size;
   return spec;

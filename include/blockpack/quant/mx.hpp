@@ -233,8 +233,7 @@ struct Mx {
       spec.multiplier = 0.5f;
     } else if (element == MxElement::int8 || element == MxElement::int4) {
       spec.bits = this->spec().bits;
-      spec.zero = spec.bits == 8 ? 128 : 0;
-      spec.levels = CodeSpec::integers(-8);
+      spec.zero = 1 << (spec.bits - 1);
       spec.multiplier = exp2i(-this->spec().mantissa_bits);
     } else {
       return std::nullopt;

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Products with packed codes by f32 multiply-adds: 4-bit codes become floats by a permute of the sixteen levels
-/// (vpermps reads 4 bits of every lane, a shift brings the next ones down), 8-bit codes by OR with the bits of a power
+/// Products with packed codes by f32 multiply-adds: codes of up to 4 bits become floats by a permute of sixteen values
+/// (vpermps reads 4 bits of every lane, a shift brings the next ones down), wider ones by OR with the bits of a power
 /// of two and one subtraction that also takes the zero away.
 ///
 /// Why not integers: the bound of f32 activations is relative to Σ|x w|, and x written as three int8 planes has an
 /// error relative to the largest x of its group, which a weight of 0 may remove from that sum.
 ///
 /// Four panels of 16 rows are walked side by side, each fetched 2 KB ahead. 16 rows x 32 k of 4-bit codes take
-/// 28 shifts, 32 permutes and 32 multiply-adds, 46 cycles of two ports; of 8-bit codes 52. Expected limit: these
-/// instructions on the last-level cache (35 and 70 cycles to read), memory on DRAM.
+/// 28 shifts, 32 permutes and 32 multiply-adds, 46 cycles of two ports; of 2-bit codes 47, of 3-bit codes 60, of 8-bit
+/// codes 52, of 5- and 6-bit codes 66. Expected limit: these instructions on the last-level cache (17 to 70 cycles to
+/// read), and on DRAM (35 to 140) below 4 bits.
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
@@ -26,19 +27,26 @@ namespace {
 #include "kernels/codes/codes_avx512.inc"
 
 /// The multiply-adds of one step. Affine: weights get their scale, zero and minimum before they are multiplied, as they
-/// would be decoded; otherwise sums get the scale (and 8-bit codes lose their zero before). Halves: two groups of
-/// 16 in a step.
-template <bool Bytes, bool Affine, bool Halves>
+/// would be decoded; otherwise sums get the scale (and values lose their zero before).
+template <int Bits, bool Affine>
 struct FloatDots {
-  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bytes ? 8 : 4);
-  static constexpr bool kHalves = Halves;
+  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
+  static constexpr bool kTable = Bits <= 4;
 
-  explicit FloatDots(const CodeProduct& p)
-      : levels(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.levels))))) {}
-  __m512 levels;
+  explicit FloatDots(const CodeProduct& p) : group_zeros(p.zeros) {
+    // Sixteen values whatever the width: bits above a code do not change what it means.
+    float value[16];
+    for (int c = 0; c < 16; ++c)
+      value[c] = static_cast<float>((Bits == 4 ? p.levels[c] : c % (1 << Bits)) - (p.zeros ? 0 : p.zero));
+    values = _mm512_loadu_ps(value);
+  }
+  __m512 values;     ///< of codes of up to 4 bits, less the zero of all groups
+  bool group_zeros;  ///< zeros are per group
 
-  /// Zeros as floats.
-  __m512i zero(__m512i v, std::ptrdiff_t) const { return _mm512_castps_si512(_mm512_cvtepi32_ps(v)); }
+  /// What is to be taken from values, as a float.
+  __m512i zero(__m512i v, std::ptrdiff_t) const {
+    return _mm512_castps_si512(kTable && !group_zeros ? _mm512_setzero_ps() : _mm512_cvtepi32_ps(v));
+  }
 
   template <int T>
   static void add(__m512 value, const float* x, int k, __m512 (&sum)[T][2]) {
@@ -60,24 +68,30 @@ struct FloatDots {
   struct Parameters {
     __m512 zero, scale, offset;
   };
-  template <int T>
-  void line(const unsigned char* w, const float* x, int line, const Parameters& g, __m512 (&sum)[T][2]) const {
-    const auto weight = [&g](__m512 value) { return Affine ? _mm512_fmadd_ps(value, g.scale, g.offset) : value; };
-    const __m512i codes = load_line(w + 64 * line);
-    if constexpr (Bytes) {
-      const __m512i upper = _mm512_srli_epi32(codes, 16);
-      const int first = line / 2 * 8, half = line % 2 * 4;
-      add<T>(weight(byte_value(codes, 0, g.zero)), x, first + kCodeOrder[half], sum);
-      add<T>(weight(byte_value(codes, 1, g.zero)), x, first + kCodeOrder[half + 1], sum);
-      add<T>(weight(byte_value(upper, 0, g.zero)), x, first + kCodeOrder[half + 2], sum);
-      add<T>(weight(byte_value(upper, 1, g.zero)), x, first + kCodeOrder[half + 3], sum);
+  /// Element `place` of quad Q.
+  template <int Q>
+  __m512 value(const unsigned char* w, int place, __m512 zero) const {
+    if constexpr (Bits == 2 || Bits == 4) {
+      const __m512i line = load_line(w + plane_byte(Bits, 0, 4 * Q));
+      const auto bit = static_cast<unsigned>(8 * place + plane_bit(Bits, 4 * Q));
+      return _mm512_permutexvar_ps(_mm512_srli_epi32(line, bit), values);
+    } else if constexpr (Bits == 3) {
+      return _mm512_permutexvar_ps(_mm512_srli_epi32(quad<Bits, Q>(w), static_cast<unsigned>(8 * place)), values);
     } else {
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) {
-        // Nibble i of a lane: byte i / 2, its low or its high half.
-        const __m512i index = _mm512_srli_epi32(codes, 4 * static_cast<unsigned>(i));
-        add<T>(weight(_mm512_permutexvar_ps(index, levels)), x, line * 8 + kCodeOrder[i / 2 + i % 2 * 4], sum);
+      return byte_value(_mm512_srli_epi32(quad<Bits, Q>(w), static_cast<unsigned>(place / 2 * 16)), place % 2, zero);
+    }
+  }
+  /// Multiplies quads [Q, End) of a step.
+  template <int T, int Q, int End>
+  void dot(const unsigned char* w, const float* x, const Parameters& g, __m512 (&sum)[T][2]) const {
+    if constexpr (Q < End) {
+#pragma GCC unroll 4
+      for (int place = 0; place < 4; ++place) {
+        __m512 weight = value<Q>(w, place, g.zero);
+        if (Affine) weight = _mm512_fmadd_ps(weight, g.scale, g.offset);
+        add<T>(weight, x, Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + place], sum);
       }
+      dot<T, Q + 1, End>(w, x, g, sum);
     }
   }
 
@@ -85,40 +99,63 @@ struct FloatDots {
   void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Groups& g,
             std::ptrdiff_t group, __m512 (&total)[T]) const {
     constexpr int kLines = static_cast<int>(kStepBytes / 64);
-    constexpr int kParts = Halves ? 2 : 1;
 #pragma GCC unroll 8
     for (int i = 0; i < kLines; ++i) _mm_prefetch(w + ahead + 64 * i, _MM_HINT_T0);
     const float* x = p.x + s * T * kCodeStep;
-#pragma GCC unroll 2
-    for (int part = 0; part < kParts; ++part) {
-      const __m512 zero = _mm512_load_ps(reinterpret_cast<const float*>(g.zero[group + part]));
-      const __m512 scale = _mm512_load_ps(g.scale[group + part]);
-      Parameters parameters{zero, scale, _mm512_setzero_ps()};
-      if (Affine) {
-        if (p.minimums) parameters.offset = _mm512_load_ps(g.minimum[group + part]);
-        if (!Bytes) parameters.offset = _mm512_fnmadd_ps(zero, scale, parameters.offset);
-      }
-      __m512 sum[T][2];
+    const bool halves = p.group_steps == 0;
+    __m512 sum[T][2];
+    Parameters parameters;
+    begin(p, g, group, parameters, sum);
+    dot<T, 0, 4>(w, x, parameters, sum);
+    if (halves) {
+      end(parameters, sum, total);
+      begin(p, g, group + 1, parameters, sum);
+    }
+    dot<T, 4, 8>(w, x, parameters, sum);
+    end(parameters, sum, total);
+  }
+
+ private:
+  template <int T>
+  static void begin(const CodeProduct& p, const Groups& g, std::ptrdiff_t group, Parameters& dst, __m512 (&sum)[T][2]) {
+    dst = {_mm512_load_ps(reinterpret_cast<const float*>(g.zero[group])), _mm512_load_ps(g.scale[group]),
+           _mm512_setzero_ps()};
+    if (Affine) {
+      if (p.minimums) dst.offset = _mm512_load_ps(g.minimum[group]);
+      if (kTable) dst.offset = _mm512_fnmadd_ps(dst.zero, dst.scale, dst.offset);
+    }
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_ps();
+    for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_ps();
+  }
+  template <int T>
+  static void end(const Parameters& g, const __m512 (&sum)[T][2], __m512 (&total)[T]) {
 #pragma GCC unroll 8
-      for (int i = 0; i < kLines / kParts; ++i) line<T>(w, x, part * (kLines / kParts) + i, parameters, sum);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const __m512 both = _mm512_add_ps(sum[t][0], sum[t][1]);
-        total[t] = Affine ? _mm512_add_ps(total[t], both) : _mm512_fmadd_ps(both, scale, total[t]);
-      }
+    for (int t = 0; t < T; ++t) {
+      const __m512 both = _mm512_add_ps(sum[t][0], sum[t][1]);
+      total[t] = Affine ? _mm512_add_ps(total[t], both) : _mm512_fmadd_ps(both, g.scale, total[t]);
     }
   }
 };
 
-template <bool Bytes, bool Affine>
+template <int Bits>
 void few_of(const CodeProduct& p) {
-  p.group_steps == 0 ? few_codes<FloatDots<Bytes, Affine, true>>(p) : few_codes<FloatDots<Bytes, Affine, false>>(p);
+  p.minimums || (Bits <= 4 && p.zeros) ? few_codes<FloatDots<Bits, true>>(p) : few_codes<FloatDots<Bits, false>>(p);
 }
 void few_f32(const CodeProduct& p) noexcept {
-  if (p.bits == 8) return p.minimums ? few_of<true, true>(p) : few_of<true, false>(p);
-  p.minimums || p.zeros || p.zero != 0 ? few_of<false, true>(p) : few_of<false, false>(p);
+  switch (p.bits) {
+    case 2:
+      return few_of<2>(p);
+    case 3:
+      return few_of<3>(p);
+    case 4:
+      return few_of<4>(p);
+    case 5:
+      return few_of<5>(p);
+    case 6:
+      return few_of<6>(p);
+    default:
+      return few_of<8>(p);
+  }
 }
 
 /// A whole step of x; its end goes through the plain one.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Products with packed codes by VNNI dots (vpdpbusd: 4 unsigned x 4 signed bytes to each of 16 lanes). 4-bit codes
-/// become unsigned bytes by a look-up (vpshufb; the levels are lifted so that none is negative), 8-bit codes are used
-/// from memory. The sum of a step starts at minus what lift and zero add to it, and is exact.
+/// Products with packed codes by VNNI dots (vpdpbusd: 4 unsigned x 4 signed bytes to each of 16 lanes). Codes become
+/// bytes by a shift and a mask a plane, those of 4 bits whose levels are no integers in a row by a look-up on top
+/// (vpshufb; the levels are lifted so that none is negative), 8-bit codes are used from memory. The sum of a step starts
+/// at minus what lift and zero add to it, and is exact.
 ///
-/// Four panels of 16 rows are walked side by side, each fetched 2 KB ahead into L1. For 16 rows x 32 k of 4-bit
-/// codes one token takes 8 look-ups, 12 masks and shifts, 8 dots and about 6 float operations: 17 cycles of two ports,
-/// where reading the 272 bytes of MXFP4 takes 35 at the bandwidth of the last-level cache. Expected limit: memory for 1
-/// and 2 tokens, then the dots (8 a token and step). Reached on 4096x4096, one thread: 0.94 to 0.98 of the read
-/// bandwidth of the last-level cache for 4-bit codes in groups of 32, 0.97 to 1.00 of that of DRAM.
+/// Four panels of 16 rows are walked side by side, each fetched 2 KB ahead into L1. For 16 rows x 32 k one token takes
+/// 8 dots and about 6 float operations, and to get the bytes 14 operations on codes of 2 bits, 29 on 3, 12 on 4 (20 with
+/// a look-up), 27 on 5, 26 on 6: 14 to 22 cycles of two ports, where reading takes 17 (2 bits) to 70 (8) at the
+/// bandwidth of the last-level cache. Expected limit: memory for 1 and 2 tokens, then the dots (8 a token and step).
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
@@ -30,16 +30,15 @@ static inline __m512i four_codes(const std::int8_t* x) {
   return _mm512_set1_epi32(bytes);
 }
 
-/// The dots of one step. Halves: two groups of 16 in it.
-template <bool Bytes, bool Halves>
+/// The dots of one step. Table: codes of 4 bits are looked up. Halves: two groups of 16 in a step.
+template <int Bits, bool Table, bool Halves>
 struct IntegerDots {
-  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bytes ? 8 : 4);
-  static constexpr bool kHalves = Halves;
+  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
 
   explicit IntegerDots(const CodeProduct& p) {
     int lowest = 0;
     for (const std::int8_t level : p.levels) lowest = level < lowest ? level : lowest;
-    lift = _mm512_set1_epi32(Bytes ? 0 : -lowest);
+    lift = _mm512_set1_epi32(Table ? -lowest : 0);
     levels = _mm512_sub_epi8(levels_line(p), _mm512_set1_epi8(static_cast<char>(lowest)));
   }
   __m512i lift;    ///< added to the levels
@@ -52,26 +51,15 @@ struct IntegerDots {
     return group % 2 == 0 ? low : high;
   }
 
-  /// Dots of lines [First, First + Count) of a step, on top of minus zero times the sum of x.
-  template <int T, int First, int Count>
+  /// Dots of quads [Q, End) of a step, on top of minus zero times the sum of x.
+  template <int T, int Q, int End>
   void dot(const unsigned char* w, const std::int8_t* x, __m512i (&sum)[T]) const {
-    const __m512i low = _mm512_set1_epi8(15);
+    if constexpr (Q < End) {
+      __m512i values = quad<Bits, Q>(w);
+      if (Table) values = _mm512_shuffle_epi8(levels, values);
 #pragma GCC unroll 8
-    for (int line = First; line < First + Count; ++line) {
-      const __m512i codes = load_line(w + 64 * line);
-      if constexpr (Bytes) {
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t)
-          sum[t] = _mm512_dpbusd_epi32(sum[t], codes, four_codes(x + t * kCodeStep + 4 * line));
-      } else {
-        const __m512i a = _mm512_shuffle_epi8(levels, _mm512_and_si512(codes, low));
-        const __m512i b = _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16(codes, 4), low));
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          sum[t] = _mm512_dpbusd_epi32(sum[t], a, four_codes(x + t * kCodeStep + 8 * line));
-          sum[t] = _mm512_dpbusd_epi32(sum[t], b, four_codes(x + t * kCodeStep + 8 * line + 4));
-        }
-      }
+      for (int t = 0; t < T; ++t) sum[t] = _mm512_dpbusd_epi32(sum[t], values, four_codes(x + t * kCodeStep + 4 * Q));
+      dot<T, Q + 1, End>(w, x, sum);
     }
   }
 
@@ -97,11 +85,11 @@ struct IntegerDots {
         sum[t] = _mm512_madd_epi16(zeros, _mm512_set1_epi32(both));
       }
       if constexpr (!Halves) {
-        dot<T, 0, kLines>(w, x, sum);
+        dot<T, 0, 8>(w, x, sum);
       } else if (part == 0) {
-        dot<T, 0, kLines / 2>(w, x, sum);
+        dot<T, 0, 4>(w, x, sum);
       } else {
-        dot<T, kLines / 2, kLines / 2>(w, x, sum);
+        dot<T, 4, 8>(w, x, sum);
       }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
@@ -123,12 +111,24 @@ struct IntegerDots {
   }
 };
 
+template <int Bits, bool Table = false>
+void few_of(const CodeProduct& p) {
+  p.group_steps == 0 ? few_codes<IntegerDots<Bits, Table, true>>(p) : few_codes<IntegerDots<Bits, Table, false>>(p);
+}
 void few_int8(const CodeProduct& p) noexcept {
-  const bool halves = p.group_steps == 0;
-  if (p.bits == 8) {
-    halves ? few_codes<IntegerDots<true, true>>(p) : few_codes<IntegerDots<true, false>>(p);
-  } else {
-    halves ? few_codes<IntegerDots<false, true>>(p) : few_codes<IntegerDots<false, false>>(p);
+  switch (p.bits) {
+    case 2:
+      return few_of<2>(p);
+    case 3:
+      return few_of<3>(p);
+    case 4:
+      return levels_are_codes(p) ? few_of<4>(p) : few_of<4, true>(p);
+    case 5:
+      return few_of<5>(p);
+    case 6:
+      return few_of<6>(p);
+    default:
+      return few_of<8>(p);
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// The slots of the codes family: products of 1 to 8 tokens with weights that stay 4- or 8-bit codes
+/// The slots of the codes family: products of 1 to 8 tokens with weights that stay codes of 2 to 8 bits
 /// (core/code_spec.hpp), read once from memory.
 ///
 /// Packed codes, the same at every level. W [N, K] is cut into panels of 16 rows, one row per 32-bit lane; K is padded
@@ -13,10 +13,15 @@
 /// Every 8 weights k0 … k7 of a row lie in the order k0 k4 k1 k5 k2 k6 k3 k7, which is also the order of int8
 /// activations:
 ///
-///     4 bits  a step is [4][16] lanes; byte b of a lane holds element b of its 8 weights in the low nibble, element
-///             b + 4 in the high one: one shift or mask gives 4 bytes that meet 4 activations. The 16-bit halves of a
-///             lane then hold the even and the odd k, pairs in the order bf16 tiles want.
-///     8 bits  a step is [8][16] lanes of four elements.
+/// The codes of a step are one or two planes, the low bits and then the high ones: codes of 2, 4 and 8 bits are one
+/// plane, 3 are {2, 1}, 5 are {4, 1}, 6 are {4, 2}. A plane of b bits is [b][16] lanes. Of the 32 elements e of a row,
+/// four that meet four activations are a quad, e / 4; they are the bytes e % 4 of a lane, and the quads that share a
+/// lane lie above each other in its bytes:
+///
+///     b bits  line b * e / 32, byte e % 4 of the row's lane, from bit b * (e / 4 % (8 / b)) on
+///
+/// so a shift and a mask give a quad of any plane. The 16-bit halves of a quad hold the even and the odd k, pairs in
+/// the order bf16 tiles want.
 
 #include "kernels/slot.hpp"
 
@@ -30,6 +35,16 @@ inline constexpr std::ptrdiff_t kBlockGroups = 16;
 static constexpr int kCodeOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 
 static constexpr std::ptrdiff_t code_step_bytes(int bits) { return kCodeRows * kCodeStep * bits / 8; }
+
+/// Bits of the low plane of a code, and of the high one (0: there is none).
+static constexpr int low_plane(int bits) { return bits == 3 ? 2 : bits == 5 || bits == 6 ? 4 : bits; }
+static constexpr int high_plane(int bits) { return bits - low_plane(bits); }
+
+/// Where element e of row r lies in a plane of that many bits: the byte, and the bit in it.
+static constexpr std::ptrdiff_t plane_byte(int bits, std::ptrdiff_t r, std::ptrdiff_t e) {
+  return bits * e / 32 * 64 + r * 4 + e % 4;
+}
+static constexpr int plane_bit(int bits, std::ptrdiff_t e) { return bits * static_cast<int>(e / 4 % (8 / bits)); }
 
 /// Activations in int8: x = codes * scale per step, for 1, 2, 4 or 8 tokens side by side.
 struct CodedActivations {

@@ -49,13 +49,12 @@ void read_groups(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t g
 
 /// The values of the 32 codes of row r of a step, in kCodeOrder.
 void read_codes(const CodeProduct& p, const unsigned char* step, std::ptrdiff_t r, int* values) {
+  const int low = low_plane(p.bits), high = high_plane(p.bits);
+  const unsigned char* upper = step + code_step_bytes(low);
   for (std::ptrdiff_t e = 0; e < kCodeStep; ++e) {
-    if (p.bits == 8) {
-      values[e] = step[e / 4 * 64 + r * 4 + e % 4];
-    } else {
-      const int byte = step[e / 8 * 64 + r * 4 + e % 4];
-      values[e] = p.levels[e % 8 < 4 ? byte & 15 : byte >> 4];
-    }
+    int code = (step[plane_byte(low, r, e)] >> plane_bit(low, e)) & ((1 << low) - 1);
+    if (high > 0) code |= ((upper[plane_byte(high, r, e)] >> plane_bit(high, e)) & ((1 << high) - 1)) << low;
+    values[e] = p.bits == 4 ? p.levels[code] : code;
   }
 }
 

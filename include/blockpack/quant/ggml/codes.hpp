@@ -18,13 +18,13 @@ namespace blockpack::inline BLOCKPACK_ABI::ggml {
 inline CodeSpec code_spec(GgmlType type) noexcept {
   CodeSpec spec;
   spec.scale = CodeScale::fp16;
-  const auto bytes = [&spec](int zero) {
-    spec.bits = 8;
+  const auto integers = [&spec](int bits, int zero) {
+    spec.bits = bits;
     spec.zero = zero;
   };
   switch (type) {
     case GgmlType::q4_0:
-      spec.levels = CodeSpec::integers(-8);
+      integers(4, 8);
       return spec;
     case GgmlType::iq4_nl:
     case GgmlType::iq4_xs:
@@ -39,41 +39,42 @@ inline CodeSpec code_spec(GgmlType type) noexcept {
       spec.group = type == GgmlType::mxfp4 ? 32 : 16;
       return spec;
     case GgmlType::q5_0:
-      bytes(16);
+      integers(5, 16);
       return spec;
     case GgmlType::q8_0:
-      bytes(128);
+      integers(8, 128);
       return spec;
     case GgmlType::q8_k:
-      bytes(128);
+      integers(8, 128);
       spec.scale = CodeScale::f32;
       spec.group = 256;
       return spec;
     case GgmlType::q6_k:
-      bytes(32);
+      integers(6, 32);
       spec.scale = CodeScale::super;
       spec.group = 16;
       return spec;
     case GgmlType::q3_k:
-      spec.levels = CodeSpec::integers(-4);
+      integers(3, 4);
       spec.scale = CodeScale::super;
       spec.group = 16;
       return spec;
-    case GgmlType::q5_1:
-    case GgmlType::q5_k:
-      bytes(0);
-      [[fallthrough]];
     case GgmlType::q4_1:
-    case GgmlType::q4_k:
-    case GgmlType::q2_k:
-      spec.levels = CodeSpec::integers(0);
+    case GgmlType::q5_1:
+      integers(type == GgmlType::q4_1 ? 4 : 5, 0);
       spec.minimums = true;
-      if (type != GgmlType::q4_1 && type != GgmlType::q5_1) spec.scale = CodeScale::super;
+      return spec;
+    case GgmlType::q2_k:
+    case GgmlType::q4_k:
+    case GgmlType::q5_k:
+      integers(type == GgmlType::q2_k ? 2 : type == GgmlType::q4_k ? 4 : 5, 0);
+      spec.minimums = true;
+      spec.scale = CodeScale::super;
       if (type == GgmlType::q2_k) spec.group = 16;
       return spec;
     case GgmlType::tq1_0:
     case GgmlType::tq2_0:
-      spec.levels = CodeSpec::integers(-1);
+      integers(2, 1);
       spec.group = 256;
       return spec;
   }
