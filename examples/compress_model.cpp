@@ -93,7 +93,7 @@ int run(int argc, char** argv) {
   evaluate->add_option("--windows", e.windows, "Windows of the text to score")->check(CLI::Range(1, 1 << 20));
   std::string activations = "automatic";
   evaluate->add_option("--activations", activations, "automatic, f32, bf16 or int8")
-      ->check(CLI::IsMember({"automatic", "f32", "bf16", "int8"}));
+      ->check(CLI::IsMember({"automatic", "f32", "bf16", "int8", "int8_token"}));
 
   example::CalibrateArguments k;
   k.data = BLOCKPACK_EXAMPLE_DATA;
@@ -133,7 +133,8 @@ int run(int argc, char** argv) {
   c.non_finite = non_finite == "saturate"    ? NonFinite::saturate
                  : non_finite == "propagate" ? NonFinite::propagate
                                              : NonFinite::reject;
-  for (const auto mode : {blockpack::Activations::f32, blockpack::Activations::bf16, blockpack::Activations::int8})
+  for (const auto mode : {blockpack::Activations::f32, blockpack::Activations::bf16, blockpack::Activations::int8,
+                          blockpack::Activations::int8_token})
     if (blockpack::to_string(mode) == activations) e.activations = mode;
   std::stop_source stop;
   blockpack::Execution how;

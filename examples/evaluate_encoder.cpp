@@ -169,7 +169,7 @@ int main(int argc, char** argv) {
                  "A text with one sentence a line (default: sentences.txt of FOLDER)");
   app.add_option("--limit", arguments.limit, "Sentences to read at most")->check(CLI::Range(1, 1 << 20));
   app.add_option("--activations", activations, "automatic, f32, bf16 or int8")
-      ->check(CLI::IsMember({"automatic", "f32", "bf16", "int8"}));
+      ->check(CLI::IsMember({"automatic", "f32", "bf16", "int8", "int8_token"}));
   app.add_option("--threads", arguments.threads, "Threads, 0 = all")->check(CLI::Range(0, 4096));
   app.add_option("--out", arguments.out, "Write the table to this page too");
   try {
@@ -178,7 +178,7 @@ int main(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);
     return fail(std::string(error.what()) + "; run with --help for the options");
   }
-  for (const auto mode : {Activations::automatic, Activations::bf16, Activations::int8})
+  for (const auto mode : {Activations::automatic, Activations::bf16, Activations::int8, Activations::int8_token})
     if (to_string(mode) == activations) arguments.activations = mode;
   if (arguments.schemes.empty() && arguments.models.empty()) arguments.schemes = kSchemes;
   try {

@@ -52,13 +52,21 @@ constexpr Step kSteps[] = {
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512VNNI)
-    {Isa::avx512vnni, 0, [](KernelTable& t, Features f) { install_codes_avx512vnni(t.codes, f); }},
+    {Isa::avx512vnni, 0,
+     [](KernelTable& t, Features f) {
+       install_codes_avx512vnni(t.codes, f);
+       install_int8_avx512vnni(t.int8, f);
+     }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512BF16)
     {Isa::avx512vnni, kAvx512Bf16, [](KernelTable& t, Features f) { install_dense_avx512bf16(t.dense, f); }},
 #endif
 #if defined(BLOCKPACK_WITH_AMX)
-    {Isa::amx, 0, [](KernelTable& t, Features f) { install_dense_amx(t.dense, f); }},
+    {Isa::amx, 0,
+     [](KernelTable& t, Features f) {
+       install_dense_amx(t.dense, f);
+       install_int8_amx(t.int8, f);
+     }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON)
     {Isa::neon, 0,

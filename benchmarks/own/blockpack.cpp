@@ -27,6 +27,13 @@ void add_blockpack(Contestants& all) {
                                               ? make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r)
                                               : make_coded_product(r);
                                  }});
+  // One int8 scale a token on both sides, as oneDNN's rows have it.
+  all.implementations.push_back(
+      {"int8_token",
+       [](const std::string& scheme, index_t m, index_t, index_t, bool) {
+         return (scheme == "int8-row" || scheme == "int8-g128") && m >= 8;
+       },
+       [](const Request& r) { return make_coded_product(r, blockpack::Activations::int8_token); }});
   // What compression costs or gains: the bf16 operator on the same matrix, in the same group.
   all.implementations.push_back(
       {"dense",

@@ -13,7 +13,9 @@ namespace {
 
 class CodedProduct final : public Product {
  public:
-  explicit CodedProduct(const Request& r) : codec_(blockpack::Registry::standard().codec(r.scheme)), tokens_(r.m) {
+  CodedProduct(const Request& r, blockpack::Activations mode)
+      : codec_(blockpack::Registry::standard().codec(r.scheme)), tokens_(r.m) {
+    how_.activations = mode;
     const blockpack::MatrixShape shape{r.weights.n, r.weights.k};
     std::vector<blockpack::Section> sections;
     std::vector<std::byte*> dst;
@@ -40,18 +42,19 @@ class CodedProduct final : public Product {
       s.data = blockpack::SharedBytes(std::move(bytes));
     }
     return std::unique_ptr<Product>(
-        new CodedProduct(codec_, codec_->open(op_.shape(), sections, blockpack::PackPolicy::ahead()), tokens_));
+        new CodedProduct(codec_, codec_->open(op_.shape(), sections, blockpack::PackPolicy::ahead()), tokens_, how_));
   }
   double weight_bytes() const override { return static_cast<double>(op_.storage_bytes()); }
   void decode_row(index_t row, float* dst) const override {
     op_.decode_rows(std::span(&row, 1), blockpack::MatrixView<float>(dst, 1, op_.in_features()));
   }
   Arithmetic arithmetic() const override {
-    blockpack::Activations mode = op_.activation_mode(tokens_);
+    blockpack::Activations mode = op_.activation_mode(tokens_, how_);
     if (mode == blockpack::Activations::automatic)  // a composed form
       mode = blockpack::resolve(mode, codec_->bits_per_weight(op_.shape()), blockpack::active_isa());
     switch (mode) {
       case blockpack::Activations::int8:
+      case blockpack::Activations::int8_token:
         return Arithmetic::int8;
       case blockpack::Activations::bf16:
         return Arithmetic::bf16;
@@ -61,8 +64,9 @@ class CodedProduct final : public Product {
   }
 
  private:
-  CodedProduct(std::shared_ptr<const blockpack::Codec> codec, blockpack::AnyLinear op, index_t tokens)
-      : codec_(std::move(codec)), op_(std::move(op)), tokens_(tokens) {}
+  CodedProduct(std::shared_ptr<const blockpack::Codec> codec, blockpack::AnyLinear op, index_t tokens,
+               const blockpack::ApplyOptions& how)
+      : codec_(std::move(codec)), op_(std::move(op)), tokens_(tokens), how_(how) {}
 
   std::shared_ptr<const blockpack::Codec> codec_;
   blockpack::AnyLinear op_;
@@ -72,6 +76,8 @@ class CodedProduct final : public Product {
 
 }  // namespace
 
-std::unique_ptr<Product> make_coded_product(const Request& request) { return std::make_unique<CodedProduct>(request); }
+std::unique_ptr<Product> make_coded_product(const Request& request, blockpack::Activations mode) {
+  return std::make_unique<CodedProduct>(request, mode);
+}
 
 }  // namespace bench

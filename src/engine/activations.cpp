@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "blockpack/core/reference.hpp"
 #include "engine/product.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -90,6 +91,16 @@ const std::byte* PackedActivations::block(index_t k0) const noexcept {
 index_t PackedActivations::tile_bytes(index_t k0) const noexcept {
   if (path_ == Path::f32) return tile_rows_ * kF32XStride * index_t{sizeof(float)};
   return tile_rows_ * round_up(std::min(depth_, k_ - k0), kBf16Step) * 2;
+}
+
+RoundedTokens::RoundedTokens(ActivationView x, const Execution& how)
+    : shape_(x.shape()), data_(AlignedBuffer<float>::uninitialized(checked_mul(shape_.rows, shape_.cols, "matmul"))) {
+  const double ns = 2.0 * static_cast<double>(data_.size());
+  for_each_task(how, ns, shape_.rows, [&](index_t m) {
+    const std::span<float> row(data_.data() + m * shape_.cols, static_cast<std::size_t>(shape_.cols));
+    reference::load_row(x, m, row);
+    reference::round_activations(row, Activations::int8_token);
+  });
 }
 
 FewRows few_rows(const Product& p) {

@@ -137,6 +137,8 @@ Activations resolve(Activations mode, double bits_per_weight, Isa level, bool co
 
 void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode, const ApplyOptions& how) {
   if (y.rows() == 0 || y.cols() == 0) return;
+  if (mode == Activations::int8_token)
+    return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
   const kernels::DenseKernels& kernels = kernels::table_for(w.level()).dense;
   const bool bf16_weights = w.type() == WeightType::bf16;
   mode = resolve(mode, bf16_weights ? 16.0 : 32.0, w.level());
@@ -165,6 +167,8 @@ void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations 
 
 void matmul(ActivationView x, const RowSource& w, ResultView y, Activations mode, const ApplyOptions& how) {
   if (y.rows() == 0 || y.cols() == 0) return;
+  if (mode == Activations::int8_token)
+    return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
   const Isa level = how.execution.level();
   const kernels::DenseKernels& kernels = kernels::table_for(level).dense;
   const bool bf16_weights = w.dense != nullptr ? w.dense_type == WeightType::bf16 : w.decode_bf16 != nullptr;

@@ -15,24 +15,18 @@ namespace {
 
 using kernels::kPanelColumns;
 
-/// Rows of x that are packed at a time: bounds the scratch memory of very long
-/// batches.
-constexpr index_t kTokenChunk = 2048;
 /// Weights above this many compete for the last-level cache: they pass half as often.
 constexpr index_t kLargeWeights = index_t{1} << 25;
 /// y of this many bytes and more is written past the caches.
 constexpr index_t kStreamBytes = index_t{1} << 20;
 
-index_t balanced(index_t total, index_t at_most) { return ceil_div(total, ceil_div(total, at_most)); }
-
 }  // namespace
 
-/// Whether a block kernel may write y itself: large, float32, and nothing but a
-/// bias to add.
-static bool plain_y(const Product& p) {
+bool plain_y(const Product& p) {
   const Epilogue& e = p.epilogue;
   if (p.y.is_bf16() || p.y.rows() * p.n * 4 < kStreamBytes) return false;
-  return e.function == EpilogueFunction::none && e.gate.data() == nullptr && e.residual.data() == nullptr;
+  return e.function == EpilogueFunction::none && e.gate.data() == nullptr && e.residual.data() == nullptr &&
+         e.token_scales.empty();
 }
 
 void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,
@@ -49,6 +43,7 @@ void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_
                     : static_cast<void*>(p.y.f32().row_data(row) + col);
   f.stream = p.y.rows() * p.n * 4 >= kStreamBytes;
   f.function = static_cast<int>(p.epilogue.function);
+  if (!p.epilogue.token_scales.empty()) f.token_scales = p.epilogue.token_scales.data() + row;
   if (!p.epilogue.bias.empty()) f.bias = p.epilogue.bias.data() + col;
   if (p.epilogue.gate.data() != nullptr) {
     f.gate = p.epilogue.gate.row_data(row) + col;

@@ -140,21 +140,8 @@ class CodeActivations {
 
 /// y = epilogue(x · Wᵀ) for up to kCodeTokens tokens.
 void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w, bool int8) {
-  const CodeSpec& spec = w.spec();
-  const CodeLayout layout(p.k, spec);
-  kernels::CodeProduct c{};
+  kernels::CodeProduct c = code_product(w);
   c.tokens = kernel_tokens(p.x.rows());
-  c.panel_bytes = layout.panel_bytes;
-  c.steps = layout.steps;
-  c.block_steps = layout.block_steps;
-  c.group_steps = layout.group_steps;
-  c.bits = spec.bits;
-  c.scale = static_cast<int>(spec.scale);
-  c.zeros = spec.zeros;
-  c.minimums = spec.minimums;
-  c.zero = spec.zero;
-  c.multiplier = spec.multiplier;
-  std::copy(spec.levels.begin(), spec.levels.end(), c.levels);
   const CodeActivations x(p, kernels, int8, c);
 
   const index_t panels = ceil_div(p.n, kCodeRows);
@@ -165,7 +152,7 @@ void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const
     const index_t first = task * per_task;
     kernels::CodeProduct part = c;
     part.panels = std::min(per_task, panels - first);
-    part.w = reinterpret_cast<const unsigned char*>(w.data()) + first * layout.panel_bytes;
+    part.w = c.w + first * c.panel_bytes;
     // `finish` reads whole vectors of 32 columns.
     part.sums_stride = round_up(part.panels * kCodeRows, kernels::kPanelColumns);
     auto sums = AlignedBuffer<float>(part.sums_stride * c.tokens);
@@ -178,6 +165,28 @@ void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const
 }
 
 }  // namespace
+
+kernels::CodeProduct code_product(const PackedCodes& w) {
+  const CodeSpec& spec = w.spec();
+  const CodeLayout layout(w.shape().cols, spec);
+  kernels::CodeProduct c{};
+  c.w = reinterpret_cast<const unsigned char*>(w.data());
+  c.panel_bytes = layout.panel_bytes;
+  c.panels = ceil_div(w.shape().rows, kCodeRows);
+  c.steps = layout.steps;
+  c.block_steps = layout.block_steps;
+  c.block_bytes = layout.block_bytes(layout.block_steps);
+  c.group_steps = layout.group_steps;
+  c.bits = spec.bits;
+  c.scale = static_cast<int>(spec.scale);
+  c.zeros = spec.zeros;
+  c.minimums = spec.minimums;
+  c.zero = spec.zero;
+  c.multiplier = spec.multiplier;
+  std::copy(spec.levels.begin(), spec.levels.end(), c.levels);
+  return c;
+}
+
 }  // namespace engine
 
 std::size_t PackedCodes::bytes_needed(MatrixShape shape, const CodeSpec& spec) {
@@ -218,11 +227,21 @@ void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mo
   const kernels::KernelTable& table = kernels::table_for(how.execution.level());
   if (table.codes.few_f32.fn == nullptr)
     throw UnsupportedError("matmul: level " + std::string(to_string(table.level)) + " has no kernels for packed codes");
+  if (mode == Activations::int8_token && multiplies_int8(w.spec(), x.cols(), table.level)) {
+    const engine::Product p{table.dense, engine::Path::bf16, mode,         x, y.cols(), x.cols(),
+                            y,           how.epilogue,       how.execution};
+    return engine::multiply_int8(p, table.int8, w);
+  }
+  if (mode == Activations::int8_token)
+    return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
   const bool int8 = mode == Activations::int8 && table.codes.few_int8.fn != nullptr;
   for (index_t first = 0; first < y.rows(); first += kCodeTokens) {
     const index_t tokens = std::min(kCodeTokens, y.rows() - first);
     const auto rows = [&](const auto& view) { return view.rows_from(first, tokens); };
     Epilogue epilogue = how.epilogue;
+    if (!epilogue.token_scales.empty())
+      epilogue.token_scales =
+          epilogue.token_scales.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(tokens));
     if (epilogue.gate.data() != nullptr) epilogue.gate = rows(epilogue.gate);
     if (epilogue.residual.data() != nullptr) epilogue.residual = rows(epilogue.residual);
     const engine::Product p{table.dense,

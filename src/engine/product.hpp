@@ -6,7 +6,9 @@
 
 #include "blockpack/core/engine.hpp"
 #include "engine/large_memory.hpp"
+#include "kernels/codes/codes_kernels.hpp"
 #include "kernels/dense/dense_kernels.hpp"
+#include "kernels/int8/int8_kernels.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace engine {
@@ -27,6 +29,11 @@ constexpr bool stay_in_l2(WeightType type, index_t n, index_t k) {
 constexpr index_t padded_depth(WeightType type, index_t k) {
   return round_up(k, type == WeightType::f32 ? 16 : kernels::kBf16Step);
 }
+
+/// Rows of x that are packed at a time: bounds the scratch memory of very long batches.
+inline constexpr index_t kTokenChunk = 2048;
+/// Parts of at most that size, as equal as can be.
+constexpr index_t balanced(index_t total, index_t at_most) { return ceil_div(total, ceil_div(total, at_most)); }
 
 /// One product on its way through the engine. `rounding` is what happens to x before it is multiplied.
 struct Product {
@@ -87,6 +94,9 @@ struct BlockPlan {
   index_t slice_panels;  ///< panels of a slice
 };
 
+/// Whether a block kernel may write y itself: large, float32, and nothing but a bias to add.
+bool plain_y(const Product& p);
+
 BlockPlan block_plan(const Product& p, const PanelSource& w, index_t tokens);
 
 /// Rows [first, first + count) of x in the tile order of the block kernels: blocks of K, in each the tiles.
@@ -109,6 +119,18 @@ class PackedActivations {
   ScratchMemory data_;
 };
 
+/// x in float32, rounded as int8_token says: what weights are multiplied by that have no kernels for the mode. Reads
+/// and writes x once more than a product in f32.
+class RoundedTokens {
+ public:
+  RoundedTokens(ActivationView x, const Execution& how);
+  ActivationView view() const noexcept { return MatrixView<const float>(data_.data(), shape_.rows, shape_.cols); }
+
+ private:
+  MatrixShape shape_;
+  AlignedBuffer<float> data_;
+};
+
 /// Rows of x ready for the kernels of few tokens: in place where nothing has to be done to them.
 struct FewRows {
   const void* data = nullptr;
@@ -127,6 +149,12 @@ void pack_panel(const kernels::DenseKernels& kernels, const RowSource& w, Weight
 void multiply_blocks(const Product& p, const PanelSource& w);
 void multiply_few(const Product& p, const PackedWeights& w);
 void multiply_rows(const Product& p, const RowSource& w);
+
+/// What the kernels need to know of packed codes; tokens, x and sums are still to be filled in.
+kernels::CodeProduct code_product(const PackedCodes& w);
+
+/// y = epilogue(x · Wᵀ) in integers, x rounded as int8_token says, where the level multiplies_int8().
+void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const PackedCodes& w);
 
 /// Rows [row, row + rows) and columns [col, col + cols) of y from their sums.
 void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,

@@ -10,6 +10,7 @@
 #include "kernels/dense/dense_kernels.hpp"
 #include "kernels/ggml/ggml_kernels.hpp"
 #include "kernels/histogram/histogram_kernels.hpp"
+#include "kernels/int8/int8_kernels.hpp"
 #include "kernels/quant/quant_kernels.hpp"
 #include "kernels/slot.hpp"
 
@@ -20,6 +21,7 @@ struct KernelTable {
   Features features = 0;
   DenseKernels dense;
   CodeKernels codes;
+  Int8Kernels int8;
   ConvertKernels convert;
   HistogramKernels histogram;
   QuantKernels quant;
@@ -31,6 +33,7 @@ template <class Visitor>
 void visit_slots(const KernelTable& table, Visitor&& visit) {
   visit_slots(table.dense, [&](const char* name, const auto& slot) { visit("dense", name, slot); });
   visit_slots(table.codes, [&](const char* name, const auto& slot) { visit("codes", name, slot); });
+  visit_slots(table.int8, [&](const char* name, const auto& slot) { visit("int8", name, slot); });
   visit_slots(table.convert, [&](const char* name, const auto& slot) { visit("convert", name, slot); });
   visit_slots(table.histogram, [&](const char* name, const auto& slot) { visit("histogram", name, slot); });
   visit_slots(table.quant, [&](const char* name, const auto& slot) { visit("quant", name, slot); });

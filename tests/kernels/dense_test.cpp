@@ -351,7 +351,8 @@ TEST_CASE("batch invariance: a row has the same bits alone and in every batch", 
   }
 }
 
-TEST_CASE("the epilogue adds the bias, applies the function, gates and adds the residual", "[kernels][dense]") {
+TEST_CASE("the epilogue scales the tokens, adds the bias, applies the function, gates and adds the residual",
+          "[kernels][dense]") {
   const Isa isa = GENERATE(from_range(levels_here()));
   const auto function =
       GENERATE(EpilogueFunction::none, EpilogueFunction::relu, EpilogueFunction::gelu, EpilogueFunction::silu);
@@ -367,13 +368,16 @@ TEST_CASE("the epilogue adds the bias, applies the function, gates and adds the 
     gate.fill(8);
     Batch residual(s.m, s.n, false, s.n + 1);
     residual.fill(9);
-    for (const int parts : {0, 1, 2, 4, 7}) {
+    GuardedArray<float> scales(static_cast<std::size_t>(s.m));
+    fill_normal(scales.span(), 10);
+    for (const int parts : {0, 1, 2, 4, 7, 8, 15}) {
       ApplyOptions how;
       how.execution.isa = isa;
       how.epilogue.function = function;
       if (parts & 1) how.epilogue.bias = bias.span();
       if (parts & 2) how.epilogue.gate = gate.x().f32();
       if (parts & 4) how.epilogue.residual = residual.x().f32();
+      if (parts & 8) how.epilogue.token_scales = scales.span();
       Batch y(s.m, s.n, narrow, s.n);
       run(x, w, y, Way::packed, Activations::f32, how);
       Batch sums(s.m, s.n, false, s.n);
@@ -383,14 +387,19 @@ TEST_CASE("the epilogue adds the bias, applies the function, gates and adds the 
       const double u = std::ldexp(1.0, -24);
       for (index_t m = 0; m < s.m; ++m)
         for (index_t n = 0; n < s.n; ++n) {
-          // From the float32 sum on, everything in double. The bias costs one rounding of its sum, which gelu and silu
+          // From the float32 sum on, everything in double. Scale and bias cost one rounding each, which gelu and silu
           // (slope at most 1.13) pass on; the functions are good to 8 u of |v|; gate and residual one rounding each.
           double v = sums.at(m, n);
+          double bound = 0;
+          if (parts & 8) {
+            v *= double{scales[static_cast<std::size_t>(m)]};
+            bound += 1.13 * std::fabs(v) * u;
+          }
           if (parts & 1) v += bias[static_cast<std::size_t>(n)];
-          double bound = 1.13 * std::fabs(v) * u;
+          bound += 1.13 * std::fabs(v) * u;
+          const double argument = v;
           v = reference::apply_function(function, v);
-          if (function != EpilogueFunction::none)
-            bound += 8 * u * std::fabs(double(sums.at(m, n)) + (parts & 1 ? bias[static_cast<std::size_t>(n)] : 0.0f));
+          if (function != EpilogueFunction::none) bound += 8 * u * std::fabs(argument);
           const double g = parts & 2 ? gate.at(m, n) : 1.0;
           v *= g;
           bound = bound * std::fabs(g) + std::fabs(v) * u;

@@ -45,11 +45,12 @@ inline ProductCheck check_product(std::span<const float> x, std::span<const floa
       if (std::abs(x[i]) < 0x1p-126f) c.bound += std::abs(static_cast<double>(x[i]) * w[i]);
       if (std::abs(w[i]) < 0x1p-126f) c.bound += std::abs(static_cast<double>(x[i]) * w[i]);
     }
-  } else if (mode == Activations::int8) {
+  } else if (mode == Activations::int8 || mode == Activations::int8_token) {
     c.bound = g * s + tiny;
-    for (std::size_t first = 0; first < k; first += 32) {
+    const std::size_t group = mode == Activations::int8 ? 32 : k;
+    for (std::size_t first = 0; first < k; first += group) {
       double absmax = 0, sum_w = 0;
-      for (std::size_t i = first; i < std::min(k, first + 32); ++i) {
+      for (std::size_t i = first; i < std::min(k, first + group); ++i) {
         absmax = std::max(absmax, std::abs(static_cast<double>(x[i])));
         sum_w += std::abs(static_cast<double>(w[i]));
       }

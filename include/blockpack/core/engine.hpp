@@ -47,6 +47,10 @@ BLOCKPACK_API Activations resolve(Activations mode, double bits_per_weight, Isa 
 
 /// Whether a level has kernels for packed codes that beat decoding.
 BLOCKPACK_API bool multiplies_codes(Isa level);
+
+/// Whether a level multiplies such packed codes by int8_token activations in integers: 8-bit codes without minimums
+/// whose groups are rows, or of 128 weights and more. Any number of tokens.
+BLOCKPACK_API bool multiplies_int8(const CodeSpec& spec, index_t cols, Isa level);
 #endif
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
@@ -104,7 +108,7 @@ class PackedCodes {
   CodeSpec spec_;
 };
 
-/// y = epilogue(x · Wᵀ) from packed weights, at the level they were packed for. `mode` is f32, bf16 or int8.
+/// y = epilogue(x · Wᵀ) from packed weights, at the level they were packed for. `mode` is not automatic.
 /// Shapes are the caller's to check (detail::check_apply_shapes). y may not overlap x.
 BLOCKPACK_API void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
                           const ApplyOptions& how);

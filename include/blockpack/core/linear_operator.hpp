@@ -28,24 +28,28 @@ enum class Activations : std::uint8_t {
   automatic,  ///< the fastest mode whose own error lies 6 dB or more below the weight format's
   f32,        ///< none
   bf16,       ///< x to bf16, half to even
-  int8        ///< x per group of 32 along `in` to multiples of absmax / 127
+  int8,       ///< x per group of 32 along `in` to multiples of absmax / 127
+  int8_token  ///< x per token to multiples of absmax / 127; never what `automatic` means
 };
 constexpr std::string_view to_string(Activations mode) noexcept {
-  constexpr std::string_view kNames[] = {"automatic", "f32", "bf16", "int8"};
+  constexpr std::string_view kNames[] = {"automatic", "f32", "bf16", "int8", "int8_token"};
   return kNames[static_cast<std::size_t>(mode)];
 }
 
 /// Element-wise function of the epilogue. gelu is the exact one, v/2 · (1 + erf(v/√2)); silu is v / (1 + e^-v).
 enum class EpilogueFunction : std::uint8_t { none, relu, gelu, silu };
 
-/// y = function(x · Wᵀ + bias) ∘ gate + residual, each part optional. The type of the result is that of the y view.
+/// y = function(diag(token_scales) · x · Wᵀ + bias) ∘ gate + residual, each part optional. The type of the result is
+/// that of the y view.
 struct Epilogue {
   std::span<const float> bias;                         ///< [out], or empty
   EpilogueFunction function = EpilogueFunction::none;  ///< applied after the bias
   MatrixView<const float> gate;                        ///< [tokens, out], multiplied after the function, or empty
   MatrixView<const float> residual;                    ///< [tokens, out], added last, or empty; may be y itself
+  std::span<const float> token_scales = {};            ///< [tokens], multiplied first (x kept as integers), or empty
   bool empty() const noexcept {
-    return bias.empty() && function == EpilogueFunction::none && gate.data() == nullptr && residual.data() == nullptr;
+    return bias.empty() && function == EpilogueFunction::none && gate.data() == nullptr && residual.data() == nullptr &&
+           token_scales.empty();
   }
 };
 
@@ -143,6 +147,9 @@ inline void check_apply_shapes(const char* function, index_t out, index_t in, Ma
   if (!epilogue.bias.empty() && static_cast<index_t>(epilogue.bias.size()) != out)
     fail("epilogue.bias has " + std::to_string(epilogue.bias.size()) +
          " values, out_features = " + std::to_string(out) + " needed");
+  if (!epilogue.token_scales.empty() && static_cast<index_t>(epilogue.token_scales.size()) != x.rows)
+    fail("epilogue.token_scales has " + std::to_string(epilogue.token_scales.size()) + " values, x has " +
+         std::to_string(x.rows) + " tokens");
   if (epilogue.gate.data() != nullptr && epilogue.gate.shape() != y)
     fail("epilogue.gate is " + to_string(epilogue.gate.shape()) + ", y is " + to_string(y));
   if (epilogue.residual.data() != nullptr && epilogue.residual.shape() != y)

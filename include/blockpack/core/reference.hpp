@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// The product, written to be read: y = function(x · Wᵀ + bias) ∘ gate + residual for every activation mode, and its
-/// transpose. This is what `blockpack::headers` runs, the meaning of the engine's `matmul`, and the oracle of its tests
-/// (with Sum = double).
+/// The product, written to be read: y = function(diag(token_scales) · x · Wᵀ + bias) ∘ gate + residual for every
+/// activation mode, and its transpose. This is what `blockpack::headers` runs, the meaning of the engine's `matmul`,
+/// and the oracle of its tests (with Sum = double).
 
 #include <algorithm>
 #include <cmath>
@@ -17,8 +17,18 @@
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace reference {
 
+/// The step of int8_token: absmax / 127, or the next float where that is a subnormal of so few bits (or 0) that 127
+/// of them do not reach absmax.
+inline float token_scale(float absmax) noexcept {
+  const float a = absmax / 127.0f;
+  return a == 0.0f || absmax >= 127.5f * a ? std::nextafter(a, INFINITY) : a;
+}
+/// What x and a are multiplied by, so that the inverse of a small a is finite.
+inline float token_lift(float a) noexcept { return a < 0x1p-64f ? 0x1p64f : 1.0f; }
+
 /// Rounds one row of x, in place, as the mode says. bf16: half to even. int8: per group of 32 to the nearest multiple
-/// of a = absmax / 127, ties to even; a group whose a is zero or not finite is left alone. `automatic` counts as f32.
+/// of a = absmax / 127, ties to even; a group whose a is zero or not finite is left alone. int8_token: the same with
+/// the whole row as the group, x / a taken as x times the inverse of a. `automatic` counts as f32.
 inline void round_activations(std::span<float> x, Activations mode) {
   if (mode == Activations::bf16) {
     for (float& v : x) v = static_cast<float>(bf16(v));
@@ -31,6 +41,13 @@ inline void round_activations(std::span<float> x, Activations mode) {
       if (!(a > 0.0f) || !std::isfinite(a)) continue;
       for (float& v : group) v = round_half_even(v / a) * a;
     }
+  } else if (mode == Activations::int8_token) {
+    float absmax = 0;
+    for (const float v : x) absmax = std::max(absmax, std::isnan(v) ? INFINITY : std::fabs(v));
+    const float a = token_scale(absmax);
+    if (absmax == 0.0f || !std::isfinite(absmax)) return;
+    const float lift = token_lift(a), inverse = 1.0f / (a * lift);
+    for (float& v : x) v = std::clamp(round_half_even(v * lift * inverse), -127.0f, 127.0f) * a;
   }
 }
 
@@ -50,9 +67,10 @@ T apply_function(EpilogueFunction function, T v) {
   return v;
 }
 
-/// function(sum + bias[n]) * gate[m, n] + residual[m, n].
+/// function(token_scales[m] * sum + bias[n]) * gate[m, n] + residual[m, n].
 template <class T>
 T apply_epilogue(const Epilogue& epilogue, index_t m, index_t n, T sum) {
+  if (!epilogue.token_scales.empty()) sum *= T(epilogue.token_scales[static_cast<std::size_t>(m)]);
   if (!epilogue.bias.empty()) sum += T(epilogue.bias[static_cast<std::size_t>(n)]);
   sum = apply_function(epilogue.function, sum);
   if (epilogue.gate.data() != nullptr) sum *= T(epilogue.gate(m, n));

@@ -119,7 +119,7 @@ class RowMatrix {
 
   /// The mode an apply with that many tokens computes in.
   Activations activation_mode(index_t tokens, const ApplyOptions& how = {}) const {
-    return resolve(how.activations, mode_bits(), how.execution.level(), by_codes(tokens, how.execution));
+    return resolve(how.activations, mode_bits(), how.execution.level(), by_codes(tokens, how));
   }
 
   /// Drops this operator's hold on the stored form once a packed form exists (UnsupportedError otherwise); apply goes
@@ -142,7 +142,7 @@ class RowMatrix {
       if (const PackedWeights* packed = cache_->get(w, weight_type(mode), how.execution, released_))
         return matmul(x, *packed, y, mode, how);
     } else if constexpr (CodeFormat<F>) {
-      if (by_codes(x.rows(), how.execution)) {
+      if (by_codes(x.rows(), how)) {
         if (const PackedCodes* packed = cache_->get(code_source(), how.execution))
           return matmul(x, *packed, y, mode, how);
       }
@@ -219,10 +219,12 @@ class RowMatrix {
   }
 
   /// Whether such an apply multiplies packed codes.
-  bool by_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] const Execution& how) const {
+  bool by_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] const ApplyOptions& how) const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    if (!code_spec_ || !cache_->serves_codes() || !multiplies_codes(how.level())) return false;
-    return released_ || (tokens <= kCodeTokens && !how.batch_invariant);
+    if (!code_spec_ || !cache_->serves_codes() || !multiplies_codes(how.execution.level())) return false;
+    if (how.activations == Activations::int8_token && multiplies_int8(*code_spec_, shape_.cols, how.execution.level()))
+      return true;
+    return released_ || (tokens <= kCodeTokens && !how.execution.batch_invariant);
 #else
     return false;
 #endif

@@ -63,6 +63,7 @@ struct CodeProduct {
   std::ptrdiff_t panels;
   std::ptrdiff_t steps;
   std::ptrdiff_t block_steps;
+  std::ptrdiff_t block_bytes;  ///< of a whole block
   std::ptrdiff_t group_steps;  ///< steps of a group; 0: a step has two groups of 16
   int bits;
   int scale;  ///< value of blockpack::CodeScale

@@ -88,7 +88,7 @@ struct RowDots {
   bool accumulate;
 };
 
-/// y = function(sums + bias) ∘ gate + residual. `function` is the value of blockpack::EpilogueFunction.
+/// y = function(token_scales · sums + bias) ∘ gate + residual. `function` is the value of blockpack::EpilogueFunction.
 struct Finish {
   const float* sums;  ///< row r, column c at sums + r * sums_row + c / 32 * sums_panel + c % 32
   std::ptrdiff_t sums_row;
@@ -96,12 +96,13 @@ struct Finish {
   std::ptrdiff_t rows;
   std::ptrdiff_t cols;
   void* y;
-  std::ptrdiff_t y_stride;  ///< elements, like the strides below
-  bool y_is_bf16;           ///< rounded half to even; else float
-  bool stream;              ///< y is large: write past the caches where its alignment allows
-  int function;             ///< 0 none, 1 relu, 2 gelu, 3 silu
-  const float* bias;        ///< of column 0, or null
-  const float* gate;        ///< of row 0, column 0, or null
+  std::ptrdiff_t y_stride;    ///< elements, like the strides below
+  bool y_is_bf16;             ///< rounded half to even; else float
+  bool stream;                ///< y is large: write past the caches where its alignment allows
+  int function;               ///< 0 none, 1 relu, 2 gelu, 3 silu
+  const float* token_scales;  ///< of row 0, or null
+  const float* bias;          ///< of column 0, or null
+  const float* gate;          ///< of row 0, column 0, or null
   std::ptrdiff_t gate_stride;
   const float* residual;  ///< the same; may be y itself
   std::ptrdiff_t residual_stride;
