@@ -23,21 +23,21 @@ using kernels::kCodeStep;
 struct CodeLayout {
   CodeLayout(index_t cols, const CodeSpec& s)
       : spec(s), steps(ceil_div(cols, kCodeStep)), group_steps(s.group / kCodeStep) {
-    const index_t line = kCodeRows * group_bytes();
+    const index_t line = kCodeRows * group_bits() / 8;
     // Scales of one level fill whole lines, and come after at least 128 k of codes.
     index_t groups = std::max<index_t>(1, 128 / s.group);
     while (line * groups % 64 != 0) groups *= 2;
-    if (s.scale == CodeScale::super) groups = 256 / s.group;
+    if (has_two_levels(s.scale)) groups = 256 / s.group;
     block_steps = groups * s.group / kCodeStep;
     const index_t whole = steps / block_steps, rest = steps % block_steps;
     panel_bytes = checked_add(checked_mul(whole, block_bytes(block_steps), "PackedCodes"),
                               rest > 0 ? block_bytes(rest) : 0, "PackedCodes");
   }
-  /// Bytes a row has for each of its groups.
-  index_t group_bytes() const { return scale_bytes(spec.scale) * (spec.minimums ? 2 : 1) + (spec.zeros ? 1 : 0); }
+  /// Bits a row has for each of its groups.
+  index_t group_bits() const { return scale_bits(spec.scale) * (spec.minimums ? 2 : 1) + (spec.zeros ? 8 : 0); }
   /// Bytes of the scales, or of the minimums, of that many groups of the panel.
   index_t scales_bytes(index_t groups) const {
-    return kCodeRows * (groups * scale_bytes(spec.scale) + (spec.scale == CodeScale::super ? 2 : 0));
+    return kCodeRows * (ceil_div(groups * scale_bits(spec.scale), 8) + (has_two_levels(spec.scale) ? 2 : 0));
   }
   index_t groups(index_t block) const { return group_steps == 0 ? 2 * block : ceil_div(block, group_steps); }
   index_t block_bytes(index_t block) const {
@@ -68,14 +68,16 @@ void write_codes(const std::uint8_t* codes, int bits, index_t row, std::byte* st
 /// One row's scales, or minimums, of a block of that many groups.
 void write_scales(const CodeLayout& layout, std::span<const std::uint32_t> scales, index_t groups, index_t row,
                   std::byte* dst) {
-  const bool two_levels = layout.spec.scale == CodeScale::super;
-  const index_t bytes = scale_bytes(layout.spec.scale), shift = two_levels ? 16 : 0;
-  for (std::size_t g = 0; g < scales.size(); ++g)
-    for (index_t b = 0; b < bytes; ++b)
-      dst[(static_cast<index_t>(g) * kCodeRows + row) * bytes + b] =
-          static_cast<std::byte>(scales[g] >> (shift + 8 * b));
+  const bool two_levels = has_two_levels(layout.spec.scale), nibbles = layout.spec.scale == CodeScale::super4;
+  const index_t bytes = ceil_div(scale_bits(layout.spec.scale), 8), shift = two_levels ? 16 : 0;
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    const auto g = static_cast<index_t>(i);
+    if (nibbles) dst[g / 2 * kCodeRows + row] |= std::byte((scales[i] >> 16 & 15u) << (g % 2 * 4));
+    for (index_t b = 0; b < bytes && !nibbles; ++b)
+      dst[(g * kCodeRows + row) * bytes + b] = static_cast<std::byte>(scales[i] >> (shift + 8 * b));
+  }
   if (!two_levels) return;
-  std::byte* shared = dst + groups * kCodeRows;
+  std::byte* shared = dst + layout.scales_bytes(groups) - 2 * kCodeRows;
   for (index_t b = 0; b < 2; ++b) shared[2 * row + b] = static_cast<std::byte>(scales[0] >> (8 * b));
 }
 

@@ -40,19 +40,20 @@ struct Coded {
     }
     for (std::size_t g = 0; g < groups; ++g) {
       const auto draw = static_cast<std::uint32_t>(random());
+      const std::uint32_t multiples = spec.scale == CodeScale::super4 ? 15 : 255;
       // Powers of two from 2^-10 to 2^9, or any fp16 or E4M3 of ordinary size, negative ones too.
       std::uint32_t bits = 117 + draw % 20;
       if (spec.scale == CodeScale::e4m3) bits = (draw % 126) | (draw >> 24 & 128);
       if (spec.scale == CodeScale::fp16) bits = fp16(static_cast<float>(draw % 2001) / 1000.0f - 1.0f).bits;
       if (spec.scale == CodeScale::f32) bits = std::bit_cast<std::uint32_t>(exp2i(static_cast<int>(draw % 20) - 10));
       // The groups of 256 weights share a step of few bits: products with codes stay exact in float32.
-      if (spec.scale == CodeScale::super)
+      if (has_two_levels(spec.scale))
         bits = fp16(static_cast<float>(1 + static_cast<index_t>(g) % spec.groups(s.cols) * spec.group / 256) / 64.0f)
                    .bits |
-               (draw & 255u) << 16;
+               (draw & multiples) << 16;
       scales.push_back(bits);
-      minimums.push_back(spec.scale == CodeScale::super ? (bits & 0xffffu) | (draw >> 8 & 255u) << 16
-                                                        : fp16(static_cast<float>(draw % 99) / 16.0f).bits);
+      minimums.push_back(has_two_levels(spec.scale) ? (bits & 0xffffu) | (draw >> 8 & multiples) << 16
+                                                    : fp16(static_cast<float>(draw % 99) / 16.0f).bits);
       zeros.push_back(spec.zeros ? static_cast<std::uint8_t>((draw >> 16) & ((1u << spec.bits) - 1)) : 0);
     }
   }
@@ -79,6 +80,7 @@ struct Coded {
       case CodeScale::f32:
         return std::bit_cast<float>(bits);
       case CodeScale::super:
+      case CodeScale::super4:
         break;
     }
     return static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(bits))) *
@@ -153,18 +155,18 @@ TEST_CASE("products with packed codes are within the bound of their mode on ever
     bool zeros;
     bool minimums = false;
   };
-  const Form form = GENERATE(Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false},
-                             Form{4, 32, CodeScale::fp16, true}, Form{4, 128, CodeScale::fp16, false},
-                             Form{4, 256, CodeScale::fp16, false}, Form{4, 544, CodeScale::f32, true},
-                             Form{8, 32, CodeScale::e8m0, false}, Form{8, 16, CodeScale::f32, false},
-                             Form{8, 64, CodeScale::fp16, true}, Form{8, 128, CodeScale::e8m0, false},
-                             Form{4, 32, CodeScale::super, false, true}, Form{4, 16, CodeScale::super, false, false},
-                             Form{8, 16, CodeScale::super, false, true}, Form{8, 32, CodeScale::fp16, false, true},
-                             Form{2, 256, CodeScale::fp16, false}, Form{2, 16, CodeScale::super, false, true},
-                             Form{2, 32, CodeScale::fp16, true}, Form{3, 16, CodeScale::super, false, false},
-                             Form{3, 64, CodeScale::fp16, true}, Form{3, 32, CodeScale::e8m0, false},
-                             Form{5, 32, CodeScale::super, false, true}, Form{5, 16, CodeScale::e8m0, false},
-                             Form{6, 16, CodeScale::super, false, false}, Form{6, 32, CodeScale::fp16, true});
+  const Form form = GENERATE(
+      Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false}, Form{4, 32, CodeScale::fp16, true},
+      Form{4, 128, CodeScale::fp16, false}, Form{4, 256, CodeScale::fp16, false}, Form{4, 544, CodeScale::f32, true},
+      Form{8, 32, CodeScale::e8m0, false}, Form{8, 16, CodeScale::f32, false}, Form{8, 64, CodeScale::fp16, true},
+      Form{8, 128, CodeScale::e8m0, false}, Form{4, 32, CodeScale::super, false, true},
+      Form{4, 16, CodeScale::super, false, false}, Form{8, 16, CodeScale::super, false, true},
+      Form{8, 32, CodeScale::fp16, false, true}, Form{2, 256, CodeScale::fp16, false},
+      Form{2, 16, CodeScale::super4, false, true}, Form{3, 32, CodeScale::super4, true, true},
+      Form{2, 32, CodeScale::fp16, true}, Form{3, 16, CodeScale::super, false, false},
+      Form{3, 64, CodeScale::fp16, true}, Form{3, 32, CodeScale::e8m0, false},
+      Form{5, 32, CodeScale::super, false, true}, Form{5, 16, CodeScale::e8m0, false},
+      Form{6, 16, CodeScale::super, false, false}, Form{6, 32, CodeScale::fp16, true});
   CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale));
   const CodeSpec spec = make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
   for (const MatrixShape shape : {MatrixShape{3, 0}, MatrixShape{1, 1}, MatrixShape{33, 40}, MatrixShape{83, 515}}) {

@@ -17,15 +17,20 @@ namespace blockpack::inline BLOCKPACK_ABI {
 
 /// How the scale of a group is stored.
 enum class CodeScale : std::uint8_t {
-  e8m0,  ///< a byte b: 2^(b - 127), 255 is NaN
-  e4m3,  ///< a byte, FP8 E4M3
-  fp16,  ///< IEEE binary16
-  f32,   ///< float32
-  super  ///< an int8 times a binary16 that 256 weights share
+  e8m0,   ///< a byte b: 2^(b - 127), 255 is NaN
+  e4m3,   ///< a byte, FP8 E4M3
+  fp16,   ///< IEEE binary16
+  f32,    ///< float32
+  super,  ///< an int8 times a binary16 that 256 weights share
+  super4  ///< the same with 4 bits, 0 to 15
 };
-/// Bytes of one, the shared part of `super` aside.
-constexpr index_t scale_bytes(CodeScale scale) noexcept {
-  return scale == CodeScale::f32 ? 4 : scale == CodeScale::fp16 ? 2 : 1;
+/// Whether 256 weights share a part of it.
+constexpr bool has_two_levels(CodeScale scale) noexcept {
+  return scale == CodeScale::super || scale == CodeScale::super4;
+}
+/// Bits of one, the shared part aside.
+constexpr index_t scale_bits(CodeScale scale) noexcept {
+  return scale == CodeScale::f32 ? 32 : scale == CodeScale::fp16 ? 16 : scale == CodeScale::super4 ? 4 : 8;
 }
 
 /// What the codes of a matrix mean:
@@ -54,8 +59,8 @@ struct CodeSpec {
   index_t groups(index_t cols) const noexcept { return ceil_div(cols, group); }
 };
 
-/// The codes of one row: one per weight; per group the bits of its scale as CodeSpec::scale stores it (for `super` the
-/// binary16 in the low half, the int8 in the byte above), its minimum and its zero where the spec has them.
+/// The codes of one row: one per weight; per group the bits of its scale as CodeSpec::scale stores it (for two levels
+/// the binary16 in the low half, the int8 in the byte above), its minimum and its zero where the spec has them.
 struct CodeRow {
   std::span<std::uint8_t> codes;
   std::span<std::uint32_t> scales;

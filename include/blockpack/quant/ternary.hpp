@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -17,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/scalar.hpp"
@@ -168,6 +170,17 @@ struct Ternary {
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const;
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const;
 
+  /// Codes of 2 bits in both packings. The scale of a row or matrix is kept as a float, one line of a panel.
+  std::optional<CodeSpec> code_spec(index_t cols, std::span<const std::byte* const> /*src*/) const {
+    CodeSpec spec;
+    spec.bits = 2;
+    spec.zero = 1;
+    spec.scale = group_size > 0 ? CodeScale::fp16 : CodeScale::f32;
+    spec.group = group_size > 0 ? group_size : round_up(std::max<index_t>(cols, 1), 32);
+    return spec;
+  }
+  void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const;
+
   static constexpr index_t kRun = 64;       ///< codes of base3 that share …
   static constexpr index_t kRunBytes = 13;  ///< … whole bytes
   static constexpr index_t kChunk = 256;    ///< codes in flight; a multiple of kRun
@@ -301,6 +314,20 @@ inline void Ternary::decode_row(std::span<const std::byte* const> src, index_t c
     }
     codes += code_bytes(count);
     done += count;
+  }
+}
+
+inline void Ternary::read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
+  for (index_t col = 0; col < cols; col += kChunk) {
+    std::int32_t codes[kChunk];
+    const auto count = static_cast<std::size_t>(std::min(kChunk, cols - col));
+    unpack(detail::bytes(src[1]) + code_bytes(col), std::span<std::int32_t>(codes, count));
+    for (std::size_t i = 0; i < count; ++i)
+      dst.codes[static_cast<std::size_t>(col) + i] = static_cast<std::uint8_t>(codes[i]);
+  }
+  for (std::size_t g = 0; g < dst.scales.size(); ++g) {
+    const float scale = group_size == kTensor ? detail::load_f32(src[0]) : detail::load_fp16(src[0] + 2 * g);
+    dst.scales[g] = group_size > 0 ? fp16(scale).bits : std::bit_cast<std::uint32_t>(scale);
   }
 }
 

@@ -48,6 +48,16 @@ struct FloatDots {
     return _mm512_castps_si512(kTable && !group_zeros ? _mm512_setzero_ps() : _mm512_cvtepi32_ps(v));
   }
 
+  using Block = Groups;
+  void begin(const CodeProduct& p, Groups& dst) const {
+    begin_groups(p, dst, [this](__m512i v, std::ptrdiff_t g) { return zero(v, g); });
+  }
+  void read(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Groups& dst) const {
+    read_groups(p, at, groups, dst, [this](__m512i v, std::ptrdiff_t g) { return zero(v, g); });
+  }
+  template <int T>
+  static void end_block(const Groups&, __m512 (&)[T], __m512 (&)[T][2]) {}
+
   template <int T>
   static void add(__m512 value, const float* x, int k, __m512 (&sum)[T][2]) {
 #pragma GCC unroll 8
@@ -97,7 +107,7 @@ struct FloatDots {
 
   template <int T>
   void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Groups& g,
-            std::ptrdiff_t group, __m512 (&total)[T]) const {
+            std::ptrdiff_t group, __m512 (&total)[T], __m512 (&)[T][2]) const {
     constexpr int kLines = static_cast<int>(kStepBytes / 64);
 #pragma GCC unroll 8
     for (int i = 0; i < kLines; ++i) _mm_prefetch(w + ahead + 64 * i, _MM_HINT_T0);

@@ -7,8 +7,9 @@
 /// Packed codes, the same at every level. W [N, K] is cut into panels of 16 rows, one row per 32-bit lane; K is padded
 /// to steps of 32. A panel is a run of blocks of `block_steps` steps (the last one may be shorter), each the codes of
 /// its steps, then the scales of its groups [groups][16], their minimums and their zeros [groups][16] where there are
-/// any, filled up to a multiple of 64 bytes. Scales and minimums of two levels are int8, followed by the binary16 [16]
-/// that the whole block shares. Everything beyond N and K is zero bytes.
+/// any, filled up to a multiple of 64 bytes. Scales and minimums of two levels are int8, or two groups' 4 bits in a
+/// byte, the even one low, followed by the binary16 [16] that the whole block shares. Everything beyond N and K is zero
+/// bytes.
 ///
 /// Every 8 weights k0 … k7 of a row lie in the order k0 k4 k1 k5 k2 k6 k3 k7, which is also the order of int8
 /// activations:

@@ -23,7 +23,9 @@ float scale_at(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t gro
     case 3:
       return load_f32(at + 4 * i);
     default:
-      return static_cast<float>(static_cast<std::int8_t>(at[i])) * half(at + groups * kCodeRows + 2 * (i % kCodeRows));
+      const std::ptrdiff_t g = i / kCodeRows, r = i % kCodeRows;
+      const int times = p.scale == 4 ? static_cast<std::int8_t>(at[i]) : at[g / 2 * kCodeRows + r] >> (g % 2 * 4) & 15;
+      return static_cast<float>(times) * half(at + scales_bytes(p, groups) - 2 * kCodeRows + 2 * r);
   }
 }
 

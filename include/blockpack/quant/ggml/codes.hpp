@@ -69,7 +69,7 @@ inline CodeSpec code_spec(GgmlType type) noexcept {
     case GgmlType::q5_k:
       integers(type == GgmlType::q2_k ? 2 : type == GgmlType::q4_k ? 4 : 5, 0);
       spec.minimums = true;
-      spec.scale = CodeScale::super;
+      spec.scale = type == GgmlType::q2_k ? CodeScale::super4 : CodeScale::super;
       if (type == GgmlType::q2_k) spec.group = 16;
       return spec;
     case GgmlType::tq1_0:
@@ -84,6 +84,10 @@ inline CodeSpec code_spec(GgmlType type) noexcept {
 /// An int8 and the binary16 it multiplies, as CodeRow has them.
 inline std::uint32_t two_levels(const Half& step, int times) noexcept {
   return step.bits() | (static_cast<std::uint32_t>(times) & 255u) << 16;
+}
+/// Minus their product, for multiples that have no sign.
+inline std::uint32_t minus_two_levels(const Half& step, int times) noexcept {
+  return two_levels(step, times) ^ 0x8000u;
 }
 
 /// Where the parts of a block go: all its codes, and per group the bits of its scale and its minimum.
@@ -184,7 +188,7 @@ inline void read_codes(const Q2K& b, const CodeBlock& dst) noexcept {
     dst.codes[i] = static_cast<std::uint8_t>((b.qs[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3);
   for (std::size_t g = 0; g < 16; ++g) {
     dst.scales[g] = two_levels(b.d, b.scales[g] & 15);
-    dst.minimums[g] = two_levels(b.dmin, -(b.scales[g] >> 4));
+    dst.minimums[g] = minus_two_levels(b.dmin, b.scales[g] >> 4);
   }
 }
 
