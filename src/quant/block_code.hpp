@@ -103,7 +103,20 @@ inline detail::TableOps table_ops(const QuantKernels& kernels) noexcept {
           [](const void* k, const std::uint8_t* codes, const float* levels, float first, float second,
              std::span<float> dst) {
             static_cast<const QuantKernels*>(k)->table_decode.fn(codes, dst.size(), levels, first, second, dst.data());
+          },
+          [](const void* k, std::span<const float> values, float unit, bool four_over_six, std::uint8_t* scales,
+             std::uint8_t* codes) {
+            static_cast<const QuantKernels*>(k)->nvfp4_encode.fn(values.data(), values.size() / Nvfp4::kBlock, unit,
+                                                                 four_over_six, scales, codes);
           }};
+}
+
+/// The grid of row `lane` of a block of rows. Integers under a scale of 0 are the only level 0 under 1.
+inline void set_row_grid(RowGrids& grids, std::size_t lane, const Grid& grid) noexcept {
+  const bool integers = grid.table() == nullptr, zero = grid.first_scale() == 0.0f;
+  grids.scale[lane] = integers && zero ? 1.0f : grid.first_scale();
+  grids.a[lane] = integers ? (zero ? 0.0f : grid.lowest_unit()) : grid.multiplier();
+  grids.b[lane] = integers ? (zero ? 0.0f : grid.highest_unit()) : grid.second_scale();
 }
 
 inline GroupCode plain_numbers(const GroupInt& f, const GroupParameters& p) noexcept {

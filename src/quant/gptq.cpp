@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "blockpack/quant/rounding.hpp"
-#include "kernels/table.hpp"
+#include "quant/block_code.hpp"
 #include "quant/hessian.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -89,10 +89,7 @@ class RowGridTable {
       const auto lane = static_cast<std::size_t>(row - first);
       const Grid grid = grids.grid(row, g);
       if (row == 0 && g == 0) table_ = grid.table();
-      const bool integers = grid.table() == nullptr, zero = grid.first_scale() == 0.0f;
-      to.scale[lane] = integers && zero ? 1.0f : grid.first_scale();
-      to.a[lane] = integers ? (zero ? 0.0f : grid.lowest_unit()) : grid.multiplier();
-      to.b[lane] = integers ? (zero ? 0.0f : grid.highest_unit()) : grid.second_scale();
+      kernels::set_row_grid(to, lane, grid);
     }
   }
   const RowGrids& at(index_t row_block, index_t g) const noexcept { return grids_[row_block * groups_ + g]; }

@@ -56,8 +56,9 @@ namespace detail {
 
 TableOps table_ops() { return kernels::table_ops(kernels::active().quant); }
 
-void encode_ternary(std::span<const float> values, float divisor, std::uint8_t* codes) {
-  const kernels::GroupCode g{divisor == 0.0f ? std::numeric_limits<float>::infinity() : divisor, 1.0f, 0.0f, 2.0f, 2};
+void encode_ternary(std::span<const float> values, float divisor, int bits, std::uint8_t* codes) {
+  const kernels::GroupCode g{divisor == 0.0f ? std::numeric_limits<float>::infinity() : divisor, 1.0f, 0.0f, 2.0f,
+                             static_cast<std::uint32_t>(bits)};
   kernels::active().quant.group_encode.fn(values.data(), values.size(), g, codes);
 }
 void decode_ternary(const std::uint8_t* codes, float scale, std::span<float> dst) {
@@ -65,7 +66,16 @@ void decode_ternary(const std::uint8_t* codes, float scale, std::span<float> dst
   kernels::active().quant.group_decode.fn(codes, dst.size(), g, dst.data());
 }
 
-GroupOps compiled_group_ops() { return kernels::group_ops(kernels::active().quant); }
+void add_gram_tile(MatrixView<const float> x, index_t left, index_t right, double* sums) {
+  static_assert(kGramTile == kernels::kGramTile);
+  if (x.rows() == 0) return;
+  const auto columns = [&](index_t first) { return static_cast<std::size_t>(std::min(kGramTile, x.cols() - first)); };
+  kernels::active().quant.gram_tile.fn({x.row_data(0) + left, x.row_data(0) + right,
+                                        static_cast<std::size_t>(x.row_stride()), static_cast<std::size_t>(x.rows()),
+                                        columns(left), columns(right), sums});
+}
+
+GroupOps group_ops() { return kernels::group_ops(kernels::active().quant); }
 
 }  // namespace detail
 

@@ -7,7 +7,7 @@
 
 #include "blockpack/core/random.hpp"
 #include "blockpack/quant/grid.hpp"
-#include "kernels/table.hpp"
+#include "quant/block_code.hpp"
 #include "support/catch.hpp"
 #include "support/levels.hpp"
 
@@ -50,13 +50,7 @@ std::vector<Grid> row_grids(const GridTable* table, bool multiplier, Random& ran
 /// What a kernel reads of those grids.
 kernels::RowGrids kernel_grids(const std::vector<Grid>& grids) {
   kernels::RowGrids k{};
-  for (std::size_t r = 0; r < kRoundRows; ++r) {
-    const Grid& g = grids[r];
-    const bool integers = g.table() == nullptr, zero = g.first_scale() == 0.0f;
-    k.scale[r] = integers && zero ? 1.0f : g.first_scale();
-    k.a[r] = integers ? (zero ? 0.0f : g.lowest_unit()) : g.multiplier();
-    k.b[r] = integers ? (zero ? 0.0f : g.highest_unit()) : g.second_scale();
-  }
+  for (std::size_t r = 0; r < kRoundRows; ++r) kernels::set_row_grid(k, r, grids[r]);
   return k;
 }
 

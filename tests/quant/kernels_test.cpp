@@ -4,7 +4,9 @@
 /// subnormals and at infinity.
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -164,6 +166,41 @@ TEST_CASE("group kernels of every level give the bytes and values of the referen
             ops.decode(ops.kernels, format, codes_out.data(), p, out.span());
             if (n != 0) REQUIRE(std::memcmp(decoded.data(), out.data(), n * sizeof(float)) == 0);
           }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("rows of NVFP4 are the same on every level as block by block", "[kernels][quant]") {
+  for (const std::size_t n :
+       {std::size_t{1}, std::size_t{16}, std::size_t{31}, std::size_t{64}, std::size_t{271}, std::size_t{1024}}) {
+    for (const test::Weights kind : test::kAllWeights) {
+      for (const bool four_over_six : {false, true}) {
+        std::vector<float> values = test::make_weights(kind, n, n + 5);
+        for (float& v : values) v = v != v ? 0.0f : v;                 // what rows hold under `saturate`
+        for (std::size_t i = 0; i < n; i += 7) values[i] *= 0x1p-20f;  // scales among the subnormals of E4M3, and 0
+        Nvfp4 format{four_over_six};
+        for (const float v : values)
+          format.tensor_absmax =
+              std::max(format.tensor_absmax, std::min(std::fabs(v), std::numeric_limits<float>::max()));
+        if (format.tensor_absmax < 0x1p-110f) format.tensor_absmax = 0.0f;
+        CAPTURE(n, test::to_string(kind), four_over_six);
+        const std::size_t blocks = (n + 15) / 16;
+        std::vector<std::byte> scales(blocks), codes(8 * blocks);
+        const std::array<std::byte*, 3> expected = {scales.data(), codes.data(), nullptr};
+        format.encode_row({values, {}, 0, NonFinite::saturate}, expected, detail::kTableReference);
+        GuardedArray<float> w(n);
+        std::copy(values.begin(), values.end(), w.begin());
+        for (const Isa level : test::levels_here()) {
+          const QuantKernels& k = kernels::table_for(level).quant;
+          CAPTURE(to_string(level), k.nvfp4_encode.isa);
+          GuardedArray<std::uint8_t> scales_out(blocks), codes_out(8 * blocks);
+          const std::array<std::byte*, 3> dst = {reinterpret_cast<std::byte*>(scales_out.data()),
+                                                 reinterpret_cast<std::byte*>(codes_out.data()), nullptr};
+          format.encode_row({w.span(), {}, 0, NonFinite::saturate}, dst, kernels::table_ops(k));
+          REQUIRE(std::memcmp(scales.data(), scales_out.data(), blocks) == 0);
+          REQUIRE(std::memcmp(codes.data(), codes_out.data(), 8 * blocks) == 0);
         }
       }
     }

@@ -119,6 +119,36 @@ class ColumnStats {
   index_t rows_ = 0;
 };
 
+namespace detail {
+
+inline constexpr index_t kGramTile = 32;  ///< the operands of 64 rows and the sums are 40 KB: first-level cache
+
+/// Adds the products of columns [left, left + kGramTile) with [right, right + kGramTile) of x, as far as they are
+/// there, to a tile of sums: tokens in order, four by themselves first, the missing ones of the last four as zeros.
+inline void add_gram_tile_reference(MatrixView<const float> x, index_t left, index_t right, double* sums) noexcept {
+  const index_t rows = std::min(kGramTile, x.cols() - left), cols = std::min(kGramTile, x.cols() - right);
+  const auto value = [&](index_t t, index_t c) { return t < x.rows() ? static_cast<double>(x.row_data(t)[c]) : 0.0; };
+  for (index_t t = 0; t < x.rows(); t += 4)
+    for (index_t i = 0; i < rows; ++i) {
+      const double a = value(t, left + i), b = value(t + 1, left + i);
+      const double c = value(t + 2, left + i), d = value(t + 3, left + i);
+      for (index_t j = right; j < right + cols; ++j)
+        sums[i * kGramTile + (j - right)] +=
+            a * value(t, j) + b * value(t + 1, j) + c * value(t + 2, j) + d * value(t + 3, j);
+    }
+}
+
+#if defined(BLOCKPACK_HEADERS_ONLY)
+inline void add_gram_tile(MatrixView<const float> x, index_t left, index_t right, double* sums) noexcept {
+  add_gram_tile_reference(x, left, right, sums);
+}
+#else
+/// The same through the kernel of the active level.
+BLOCKPACK_API void add_gram_tile(MatrixView<const float> x, index_t left, index_t right, double* sums);
+#endif
+
+}  // namespace detail
+
 /// H = XᵀX. Holds the lower triangle in square tiles: 4·in² bytes and a little, whatever the number of tokens (in =
 /// 4096: 68 MB; 11008: 488 MB). The cost of `add` is rows · in² / 2 multiply-adds.
 class GramMatrix {
@@ -157,7 +187,7 @@ class GramMatrix {
       index_t i = static_cast<index_t>((std::sqrt(8.0 * static_cast<double>(task) + 1.0) - 1.0) / 2.0);
       while (i * (i + 1) / 2 > task) --i;  // the root may be one off for large numbers
       while ((i + 1) * (i + 2) / 2 <= task) ++i;
-      add_tile(x, i, task - i * (i + 1) / 2, sums_.data() + task * kTile * kTile);
+      detail::add_gram_tile(x, i * kTile, (task - i * (i + 1) / 2) * kTile, sums_.data() + task * kTile * kTile);
     });
     rows_ += x.rows();
   }
@@ -203,43 +233,12 @@ class GramMatrix {
   }
 
  private:
-  static constexpr index_t kTile = 32;       // two operand panels of 64 rows and the sums are 40 KB: first-level cache
-  static constexpr index_t kPanelRows = 64;  // rows turned to double at once, a multiple of 4
-  using Panel = std::array<double, static_cast<std::size_t>(kTile* kPanelRows)>;
+  static constexpr index_t kTile = detail::kGramTile;
 
   /// Of the sum for i >= j.
   static index_t place(index_t i, index_t j) noexcept {
     const index_t tile = (i / kTile) * (i / kTile + 1) / 2 + j / kTile;
     return (tile * kTile + i % kTile) * kTile + j % kTile;
-  }
-
-  /// kTile columns from `col` of rows [row, row + kPanelRows), zeros beyond the edges.
-  void load(MatrixView<const float> x, index_t row, index_t col, Panel& panel) const {
-    panel.fill(0.0);
-    const index_t n = std::min(kTile, in_features_ - col);
-    for (index_t t = 0; t < std::min(kPanelRows, x.rows() - row); ++t)
-      for (index_t j = 0; j < n; ++j)
-        panel[static_cast<std::size_t>(t * kTile + j)] = static_cast<double>(x.row_data(row + t)[col + j]);
-  }
-
-  void add_tile(MatrixView<const float> x, index_t tile_row, index_t tile_col, double* sums) const {
-    Panel left, right;
-    for (index_t row = 0; row < x.rows(); row += kPanelRows) {
-      load(x, row, tile_row * kTile, left);
-      if (tile_row != tile_col) load(x, row, tile_col * kTile, right);
-      const double* r = tile_row != tile_col ? right.data() : left.data();
-      const index_t n = std::min(kPanelRows, x.rows() - row);
-      for (index_t t = 0; t < n; t += 4) {  // four rows at once: one load and one store of a sum for four products
-        const double* l = left.data() + t * kTile;
-        const double* r0 = r + t * kTile;
-        for (index_t i = 0; i < kTile; ++i) {
-          double* sum = sums + i * kTile;
-          const double a = l[i], b = l[kTile + i], c = l[2 * kTile + i], d = l[3 * kTile + i];
-          for (index_t j = 0; j < kTile; ++j)
-            sum[j] += a * r0[j] + b * r0[kTile + j] + c * r0[2 * kTile + j] + d * r0[3 * kTile + j];
-        }
-      }
-    }
   }
 
   index_t tiles_ = 0;

@@ -447,9 +447,11 @@ inline void decode_group_row(const GroupInt& f, std::span<const std::byte* const
   }
 }
 
-#if !defined(BLOCKPACK_HEADERS_ONLY)
+#if defined(BLOCKPACK_HEADERS_ONLY)
+inline GroupOps group_ops() noexcept { return kGroupReference; }
+#else
 /// The compiled kernels of the active level.
-BLOCKPACK_API GroupOps compiled_group_ops();
+BLOCKPACK_API GroupOps group_ops();
 #endif
 
 }  // namespace detail
@@ -492,19 +494,11 @@ inline void GroupInt::check_row(const EncodeRow& row) const {
                           row, first);
 }
 inline void GroupInt::encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const {
-#if defined(BLOCKPACK_HEADERS_ONLY)
-  detail::encode_group_row(*this, row, dst, detail::kGroupReference);
-#else
-  detail::encode_group_row(*this, row, dst, detail::compiled_group_ops());
-#endif
+  detail::encode_group_row(*this, row, dst, detail::group_ops());
 }
 inline void GroupInt::decode_row(std::span<const std::byte* const> src, index_t cols, index_t col,
                                  std::span<float> dst) const {
-#if defined(BLOCKPACK_HEADERS_ONLY)
-  detail::decode_group_row(*this, src, cols, col, dst, detail::kGroupReference);
-#else
-  detail::decode_group_row(*this, src, cols, col, dst, detail::compiled_group_ops());
-#endif
+  detail::decode_group_row(*this, src, cols, col, dst, detail::group_ops());
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

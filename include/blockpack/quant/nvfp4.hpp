@@ -208,7 +208,15 @@ inline void Nvfp4::encode_row(const EncodeRow& row, std::span<std::byte* const> 
                               const detail::TableOps& ops) const {
   const auto cols = static_cast<index_t>(row.weights.size());
   std::uint8_t* codes = detail::bytes(dst[1]);
-  for (index_t col = 0; col < cols; col += kBlock, codes += kBlock / 2) {
+  index_t whole = 0;  // weights in blocks that need nothing but the scale of the tensor
+  if (ops.encode_nvfp4 != nullptr && row.non_finite != NonFinite::propagate && tensor_absmax > 0.0f &&
+      (row.importance.empty() || !four_over_six)) {
+    whole = cols / kBlock * kBlock;
+    ops.encode_nvfp4(ops.kernels, detail::part_of(row.weights, 0, whole), encode_scale(), four_over_six,
+                     detail::bytes(dst[0]), codes);
+    codes += whole / 2;
+  }
+  for (index_t col = whole; col < cols; col += kBlock, codes += kBlock / 2) {
     std::span<const float> values = detail::part_of(row.weights, col, kBlock);
     float padded[kBlock] = {};
     if (static_cast<index_t>(values.size()) < kBlock) {

@@ -117,13 +117,14 @@ struct StatsQ {
     const float scale = checked_scale(row);
     detail::store_fp16(scale, dst[0]);
     std::uint8_t* codes = detail::bytes(dst[1]);
-    std::int32_t q[detail::kGroupChunk];
+    // Nearest integers to positions: what group integers of step 1 are.
+    const detail::GroupOps ops = detail::group_ops();
+    const GroupParameters integers{1.0f, half_levels()};
+    float positions[detail::kGroupChunk];
     for (std::size_t first = 0; first < row.weights.size(); first += detail::kGroupChunk) {
       const std::size_t count = std::min(detail::kGroupChunk, row.weights.size() - first);
-      const std::span<std::int32_t> part(q, count);
-      encode(row.weights.subspan(first, count), scale, part);
-      for (std::int32_t& k : part) k += half_levels();
-      packing().pack(part, half_levels(), codes);
+      for (std::size_t i = 0; i < count; ++i) positions[i] = position(row.weights[first + i], scale);
+      ops.encode(ops.kernels, packing(), std::span<const float>(positions, count), integers, codes);
       codes += packing().code_bytes(static_cast<index_t>(count));
     }
   }

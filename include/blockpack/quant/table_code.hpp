@@ -53,6 +53,10 @@ struct TableOps {
   void (*encode)(const void* kernels, std::span<const float> values, const TableCode& t, std::uint8_t* codes);
   void (*decode)(const void* kernels, const std::uint8_t* codes, const float* levels, float first, float second,
                  std::span<float> dst);
+  /// Whole blocks of NVFP4 that hold no NaN, infinity as the largest float, `unit` being Nvfp4::encode_scale(). Null:
+  /// block by block through the functions above.
+  void (*encode_nvfp4)(const void* kernels, std::span<const float> values, float unit, bool four_over_six,
+                       std::uint8_t* scales, std::uint8_t* codes);
 };
 
 inline constexpr TableOps kTableReference = {
@@ -62,7 +66,8 @@ inline constexpr TableOps kTableReference = {
     },
     [](const void*, const std::uint8_t* codes, const float* levels, float first, float second, std::span<float> dst) {
       decode_table_reference(codes, levels, first, second, dst);
-    }};
+    },
+    nullptr};
 
 #if defined(BLOCKPACK_HEADERS_ONLY)
 inline TableOps table_ops() noexcept { return kTableReference; }

@@ -186,6 +186,9 @@ struct Ternary {
   static constexpr index_t kChunk = 256;    ///< codes in flight; a multiple of kRun
 
  private:
+  template <class Code>
+  static void pack_base3(std::span<const Code> codes, std::uint8_t* dst) noexcept;
+
   float checked_scale(const TernaryParameters& p, const EncodeRow& row, index_t col) const {
     const float scale = static_cast<float>(fp16(p.scale));
     if (std::isfinite(scale)) return scale;
@@ -200,13 +203,13 @@ struct Ternary {
 namespace detail {
 
 #if defined(BLOCKPACK_HEADERS_ONLY)
-/// Codes of two bits, the last byte filled up with the digit 0.
-inline void encode_ternary(std::span<const float> values, float divisor, std::uint8_t* codes) noexcept;
+/// Codes digit + 1 of two bits, the last byte filled up with the digit 0, or of 8 bits.
+inline void encode_ternary(std::span<const float> values, float divisor, int bits, std::uint8_t* codes) noexcept;
 /// scale * digit of the first dst.size() codes of two bits.
 inline void decode_ternary(const std::uint8_t* codes, float scale, std::span<float> dst) noexcept;
 #else
 /// The same through the kernels of group integers, whose levels with zero point 1 these are.
-BLOCKPACK_API void encode_ternary(std::span<const float> values, float divisor, std::uint8_t* codes);
+BLOCKPACK_API void encode_ternary(std::span<const float> values, float divisor, int bits, std::uint8_t* codes);
 BLOCKPACK_API void decode_ternary(const std::uint8_t* codes, float scale, std::span<float> dst);
 #endif
 
@@ -223,13 +226,21 @@ inline TernaryParameters Ternary::fit(std::span<const float> values, std::span<c
   p.divisor = static_cast<float>(std::min(1.4 * mean, double{kLargest}));
   // m / divisor > 1/2 in float32 is m > divisor / 2, but for scales far below fp16. No branch: half of them are taken.
   const float limit = 0.5f * p.divisor;
-  const auto kept = [&](std::size_t i) { return static_cast<double>(magnitude(i) > limit); };
   double weight, total;
   if (importance.empty()) {
-    weight = detail::interleaved_sum(values.size(), kept);
-    total = detail::interleaved_sum(values.size(), [&](std::size_t i) { return kept(i) * double{magnitude(i)}; });
+    index_t count = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) count += magnitude(i) > limit ? 1 : 0;
+    weight = static_cast<double>(count);
+    // Magnitudes are ordered as their bits are; a choice between floats would keep g++ from vectorizing.
+    const auto bits_of = [](float v) { return std::bit_cast<std::int32_t>(v); };
+    total = detail::interleaved_sum(values.size(), [&](std::size_t i) {
+      const std::int32_t bits = bits_of(magnitude(i));
+      return static_cast<double>(std::bit_cast<float>(bits & -std::int32_t{bits > bits_of(limit)}));
+    });
   } else {
-    const auto kept_weight = [&](std::size_t i) { return kept(i) * double{importance[i]}; };
+    const auto kept_weight = [&](std::size_t i) {
+      return static_cast<double>(magnitude(i) > limit ? importance[i] : 0.0f);
+    };
     weight = detail::interleaved_sum(values.size(), kept_weight);
     total = detail::interleaved_sum(values.size(),
                                     [&](std::size_t i) { return strict_mul(kept_weight(i), double{magnitude(i)}); });
@@ -245,12 +256,18 @@ inline void Ternary::pack(std::span<const std::int32_t> codes, std::uint8_t* dst
       *dst++ = static_cast<std::uint8_t>(code(i) | code(i + 1) << 2 | code(i + 2) << 4 | code(i + 3) << 6);
     return;
   }
-  for (std::size_t run = 0; run < codes.size(); run += static_cast<std::size_t>(kRun)) {
-    for (std::size_t j = 0; j < static_cast<std::size_t>(kRunBytes); ++j) {
-      const std::size_t i = run + 5 * j;
-      const unsigned fifth = 5 * j + 4 < static_cast<std::size_t>(kRun) ? code(i + 4) : 1u;
-      *dst++ = static_cast<std::uint8_t>(code(i) + 3 * code(i + 1) + 9 * code(i + 2) + 27 * code(i + 3) + 81 * fifth);
-    }
+  pack_base3(codes, dst);
+}
+
+template <class Code>
+void Ternary::pack_base3(std::span<const Code> codes, std::uint8_t* dst) noexcept {
+  std::array<std::uint8_t, kRun + 1> run;  // and the digit 0 for the last byte, which has four codes
+  for (std::size_t first = 0; first < codes.size(); first += kRun) {
+    const std::size_t count = std::min(codes.size() - first, static_cast<std::size_t>(kRun));
+    for (std::size_t i = 0; i < count; ++i) run[i] = static_cast<std::uint8_t>(codes[first + i]);
+    std::fill(run.begin() + static_cast<std::ptrdiff_t>(count), run.end(), std::uint8_t{1});
+    for (const std::uint8_t* c = run.data(); c < run.data() + kRun; c += 5)
+      *dst++ = static_cast<std::uint8_t>(c[0] + 3 * (c[1] + 3 * (c[2] + 3 * (c[3] + 3 * c[4]))));
   }
 }
 
@@ -285,11 +302,11 @@ inline void Ternary::encode_row(const EncodeRow& row, std::span<std::byte* const
         part = std::span<const float>(padded, static_cast<std::size_t>(count));
       }
       if (packing == TernaryPacking::two_bits) {
-        detail::encode_ternary(part, p.divisor, codes);
+        detail::encode_ternary(part, p.divisor, 2, codes);
       } else {
-        std::int32_t digits[kChunk];
-        for (std::size_t i = 0; i < part.size(); ++i) digits[i] = 1 + digit_of(part[i], p.divisor);
-        pack(std::span<const std::int32_t>(digits, part.size()), codes);
+        std::uint8_t of_chunk[kChunk];
+        detail::encode_ternary(part, p.divisor, 8, of_chunk);
+        pack_base3(std::span<const std::uint8_t>(of_chunk, part.size()), codes);
       }
       codes += code_bytes(count);
     }
@@ -333,7 +350,11 @@ inline void Ternary::read_codes(std::span<const std::byte* const> src, index_t c
 
 #if defined(BLOCKPACK_HEADERS_ONLY)
 namespace detail {
-inline void encode_ternary(std::span<const float> values, float divisor, std::uint8_t* codes) noexcept {
+inline void encode_ternary(std::span<const float> values, float divisor, int bits, std::uint8_t* codes) noexcept {
+  if (bits == 8) {
+    for (const float v : values) *codes++ = static_cast<std::uint8_t>(1 + Ternary::digit_of(v, divisor));
+    return;
+  }
   for (std::size_t i = 0; i < values.size(); i += 4) {
     unsigned byte = 0;
     for (std::size_t k = 0; k < 4; ++k) {

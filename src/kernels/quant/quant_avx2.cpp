@@ -458,7 +458,9 @@ void install_quant_avx2(QuantKernels& t, Features) noexcept {
   t.group_encode = {group_encode, "avx2"};
   t.group_decode = {group_decode, "avx2"};
   install_table_avx2(t);
+  install_nvfp4_avx2(t);
   install_rounding_avx2(t);
+  install_gram_avx2(t);
 }
 
 }  // namespace blockpack::kernels

@@ -440,7 +440,9 @@ void install_quant_avx512(QuantKernels& t, Features) noexcept {
   t.group_encode = {group_encode, "avx512"};
   t.group_decode = {group_decode, "avx512"};
   install_table_avx512(t);
+  install_nvfp4_avx512(t);
   install_rounding_avx512(t);
+  install_gram_avx512(t);
 }
 
 }  // namespace blockpack::kernels

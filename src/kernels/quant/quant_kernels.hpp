@@ -89,6 +89,19 @@ struct RoundColumns {
   std::size_t thresholds_count;
 };
 
+/// Columns and rows of a tile of XᵀX.
+inline constexpr std::size_t kGramTile = 32;
+
+/// sums[i][j] += Σ x[t][left + i] * x[t][right + j]. Columns that are not there count as 0.
+struct GramTile {
+  const float* left;  ///< x[0][left]
+  const float* right;
+  std::size_t stride;  ///< of x
+  std::size_t tokens;
+  std::size_t left_columns, right_columns;  ///< 1 … kGramTile
+  double* sums;                             ///< [kGramTile][kGramTile]
+};
+
 struct QuantKernels {
   Slot<EncodeBlocks> encode_small;
   Slot<EncodeBlocks> encode_fixed;
@@ -111,8 +124,15 @@ struct QuantKernels {
   Slot<void (*)(const std::uint8_t* codes, std::size_t n, const float* levels, float first, float second,
                 float* dst) noexcept>
       table_decode;
+  /// Whole blocks of 16 in NVFP4, to a scale and 8 bytes of codes each: no NaN, infinity as the largest float; `unit`
+  /// is Nvfp4::encode_scale(). The same bytes on every level.
+  Slot<void (*)(const float* w, std::size_t blocks, float unit, bool four_over_six, std::uint8_t* scales,
+                std::uint8_t* codes) noexcept>
+      nvfp4_encode;
   /// The same bits on every level.
   Slot<void (*)(const RoundColumns& p) noexcept> round_columns;
+  /// The same bits on every level: those of GramMatrix (core/calibration.hpp).
+  Slot<void (*)(const GramTile& p) noexcept> gram_tile;
 };
 
 /// Calls visit("name", slot) for every slot of the family: kernel_report() and the tests walk the table with it.
@@ -130,7 +150,9 @@ void visit_slots(const QuantKernels& k, Visitor&& visit) {
   visit("table_absmax", k.table_absmax);
   visit("table_encode", k.table_encode);
   visit("table_decode", k.table_decode);
+  visit("nvfp4_encode", k.nvfp4_encode);
   visit("round_columns", k.round_columns);
+  visit("gram_tile", k.gram_tile);
 }
 
 void install_quant_scalar(QuantKernels& t, Features features) noexcept;
@@ -144,9 +166,20 @@ void install_table_avx2(QuantKernels& t) noexcept;
 void install_table_avx512(QuantKernels& t) noexcept;
 void install_table_neon(QuantKernels& t) noexcept;
 
-/// The slot of rounding algorithms. The scalar level's four lanes are what NEON has.
+/// The slot of NVFP4 rows. The scalar level's four lanes are what NEON has, here and below.
+void install_nvfp4_scalar(QuantKernels& t) noexcept;
+void install_nvfp4_avx2(QuantKernels& t) noexcept;
+void install_nvfp4_avx512(QuantKernels& t) noexcept;
+
+/// The slot of rounding algorithms.
 void install_rounding_scalar(QuantKernels& t) noexcept;
 void install_rounding_avx2(QuantKernels& t) noexcept;
 void install_rounding_avx512(QuantKernels& t) noexcept;
+
+/// The slot of calibration.
+void install_gram_scalar(QuantKernels& t) noexcept;
+void install_gram_avx2(QuantKernels& t) noexcept;
+void install_gram_avx512(QuantKernels& t) noexcept;
+void install_gram_neon(QuantKernels& t) noexcept;
 
 }  // namespace blockpack::kernels

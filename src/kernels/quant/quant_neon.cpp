@@ -558,6 +558,7 @@ void install_quant_neon(QuantKernels& t, Features) noexcept {
   t.group_encode = {group_encode, "neon"};
   t.group_decode = {group_decode, "neon"};
   install_table_neon(t);
+  install_gram_neon(t);
 }
 
 }  // namespace blockpack::kernels

@@ -93,7 +93,9 @@ void install_quant_scalar(QuantKernels& t, Features) noexcept {
   t.group_encode = {group_encode, "scalar"};
   t.group_decode = {group_decode, "scalar"};
   install_table_scalar(t);
+  install_nvfp4_scalar(t);
   install_rounding_scalar(t);
+  install_gram_scalar(t);
 }
 
 }  // namespace blockpack::kernels

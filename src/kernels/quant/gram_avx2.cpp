@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Tiles of XᵀX in double, with AVX2 and FMA.
+/// Limit: four fifths of the multiply-adds a core can do, because every fourth goes with a sum; a tile is 40 KB.
+
+#include <immintrin.h>
+
+#include "kernels/quant/quant_kernels.hpp"
+
+#define BLOCKPACK_LANES 4
+
+namespace blockpack::kernels {
+namespace {
+
+typedef double vd __attribute__((vector_size(BLOCKPACK_LANES * 8)));
+enum : std::size_t { kGramBlock = 2 };  // rows of a tile that stay in registers
+static inline vd multiply_add(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
+
+#include "kernels/quant/gram_body.inc"
+
+}  // namespace
+
+void install_gram_avx2(QuantKernels& t) noexcept { t.gram_tile = {gram_tile, "avx2"}; }
+
+}  // namespace blockpack::kernels
