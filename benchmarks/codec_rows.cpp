@@ -87,16 +87,16 @@ class Coded {
     encode({});
     operator_ = codec_->open(shape(), stored_, blockpack::PackPolicy::none());
     decode(1);
-    constexpr index_t kChecked = 32;
+    const index_t checked = codec_->row_wise() ? 32 : kRows;
     std::vector<std::vector<std::byte>> expected;
     std::vector<std::byte*> dst;
-    for (const blockpack::SectionSize& s : codec_->sections({kChecked, kCols})) {
+    for (const blockpack::SectionSize& s : codec_->sections({checked, kCols})) {
       expected.emplace_back(static_cast<std::size_t>(s.bytes));
       dst.push_back(expected.back().data());
     }
     blockpack::EncodeOptions scalar;
     scalar.execution.isa = blockpack::Isa::scalar;
-    fitted_->encode(blockpack::MatrixView<const float>(w_, kChecked, kCols), 0, dst, scalar);
+    fitted_->encode(blockpack::MatrixView<const float>(w_, checked, kCols), 0, dst, scalar);
     for (std::size_t s = 0; s < stored_.size(); ++s)
       if (!std::equal(expected[s].begin(), expected[s].end(), stored_[s].data.bytes.begin()))
         throw std::runtime_error("the encoded bytes are not those of the scalar level");

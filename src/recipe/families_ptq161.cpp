@@ -40,18 +40,17 @@ class Ptq161Codec final : public Codec {
     if (given && (importance.cols() != w.cols() || (importance.rows() != 1 && importance.rows() != w.rows())))
       throw ShapeError("encode ptq1.61: importance is " + to_string(importance.shape()) + ", 1x" +
                        std::to_string(w.cols()) + " or " + to_string(w.shape()) + " needed");
-    const MatrixView<const float> of = given ? importance : w;
-    for (index_t r = 0; r < of.rows(); ++r)
-      for (index_t c = 0; c < of.cols(); ++c) {
-        float& s = statistic[static_cast<std::size_t>(c)];
-        if (given && !(of(r, c) >= 0.0f && std::isfinite(of(r, c))))
+    for (index_t r = 0; r < importance.rows(); ++r)
+      for (std::size_t c = 0; c < statistic.size(); ++c) {
+        const float v = importance.row(r)[c];
+        if (!(v >= 0.0f && std::isfinite(v)))
           throw ValueError("encode ptq1.61: importance is negative or not finite at row " + std::to_string(r) +
                            ", column " + std::to_string(c));
-        if (given)
-          s += of(r, c);
-        else
-          s = std::max(s, std::fabs(of(r, c)));  // a NaN does not count
+        statistic[c] += v;
       }
+    for (index_t r = 0; r < (given ? 0 : w.rows()); ++r)
+      for (std::size_t c = 0; c < statistic.size(); ++c)
+        statistic[c] = std::max(statistic[c], std::fabs(w.row(r)[c]));  // a NaN does not count
     const Ptq161Matrix op = Ptq161Matrix::encode(w, statistic, options);
     const std::vector<Section> stored = op.sections();
     for (std::size_t s = 0; s < stored.size(); ++s)

@@ -80,17 +80,19 @@ inline Ptq161Layer ptq161_start(MatrixView<const float> w, std::span<const float
   layer.sign.resize(static_cast<std::size_t>(checked_mul(w.rows(), w.cols(), "ptq161_start")));
   for (std::size_t r = 0; r < rows; ++r) {
     const std::span<const float> row = w.row(static_cast<index_t>(r));
-    double sum = 0, absolute = 0, count = 0;
-    for (std::size_t c = 0; c < row.size(); ++c) {
-      if (layer.salient[c] != 0 || row[c] == 0.0f) continue;
-      sum += static_cast<double>(row[c]);
-      absolute += std::fabs(static_cast<double>(row[c]));
-      count += 1;
+    double sum = 0, absolute = 0;
+    std::size_t count = 0;
+    for (std::size_t c = 0; c < row.size(); ++c) {  // adding 0 changes nothing, and no branch depends on the mask
+      const double v = static_cast<double>(layer.salient[c] != 0 ? 0.0f : row[c]);
+      sum += v;
+      absolute += std::fabs(v);
+      count += v != 0.0 ? 1 : 0;
     }
-    layer.mean[r] = count > 0 ? static_cast<float>(sum / count) : 0.0f;
-    layer.scale[r] = count > 0 ? static_cast<float>(absolute / count) : 0.0f;
+    layer.mean[r] = count > 0 ? static_cast<float>(sum / static_cast<double>(count)) : 0.0f;
+    layer.scale[r] = count > 0 ? static_cast<float>(absolute / static_cast<double>(count)) : 0.0f;
     layer.grid[r] = GroupInt{4, 0, GroupGrid::asymmetric}.fit(row);
-    for (std::size_t c = 0; c < row.size(); ++c) layer.sign[r * row.size() + c] = row[c] >= layer.mean[r] ? 1 : 0;
+    std::uint8_t* signs = layer.sign.data() + r * row.size();
+    for (std::size_t c = 0; c < row.size(); ++c) signs[c] = row[c] >= layer.mean[r] ? 1 : 0;
   }
   return layer;
 }
@@ -373,7 +375,15 @@ inline Ptq161Matrix Ptq161Matrix::encode(MatrixView<const float> given, const Pt
       detail::store_fp16(rounded(layer.column[static_cast<std::size_t>(c)], "the factor of column", c),
                          at(kColumnFactors, 2 * place++));
   }
+  std::vector<std::size_t> salient_columns, binary_columns;
+  for (std::size_t c = 0; c < layer.salient.size(); ++c)
+    (layer.salient[c] != 0 ? salient_columns : binary_columns).push_back(c);
   const GroupInt four{4, 0, GroupGrid::asymmetric};
+  const detail::GroupOps ops = detail::group_ops();
+  std::vector<float> salient_weights(salient_columns.size());
+  unsigned bits = 0;  // signs that do not fill a byte yet, the oldest lowest
+  int waiting = 0;
+  std::byte* signs = at(kSigns, 0);
   for (index_t r = 0; r < shape.rows; ++r) {
     const auto i = static_cast<std::size_t>(r);
     detail::store_fp16(rounded(layer.row[i] * layer.mean[i], "the mean of row", r), at(kRowLevels, 4 * r));
@@ -383,20 +393,20 @@ inline Ptq161Matrix Ptq161Matrix::encode(MatrixView<const float> given, const Pt
     p = four.stored(p, 65504.0f);
     detail::store_fp16(p.scale, at(kSalientScales, 2 * r));
     put(kSalientZeros, r / 2, static_cast<unsigned>(p.zero_point) << (r % 2 * 4));
-    index_t s = 0, b = 0;
-    for (index_t c = 0; c < shape.cols; ++c) {
-      const auto j = static_cast<std::size_t>(c);
-      if (layer.salient[j] != 0) {
-        put(kSalientCodes, r * ceil_div(salient, 2) + s / 2,
-            static_cast<unsigned>(four.code_of(w(r, c), p)) << (s % 2 * 4));
-        ++s;
-      } else {
-        const index_t bit = r * binary + b;
-        put(kSigns, bit / 8, static_cast<unsigned>(layer.sign[i * layer.salient.size() + j]) << (bit % 8));
-        ++b;
-      }
+    for (std::size_t s = 0; s < salient_columns.size(); ++s) salient_weights[s] = w.row(r)[salient_columns[s]];
+    std::uint8_t* codes = detail::bytes(at(kSalientCodes, r * ceil_div(salient, 2)));
+    ops.encode(ops.kernels, four, salient_weights, p, codes);
+    if (salient % 2 != 0) codes[salient / 2] &= 15;  // the missing code is 0
+    const std::uint8_t* signs_of_row = layer.sign.data() + i * layer.salient.size();
+    for (const std::size_t c : binary_columns) {
+      bits |= unsigned{signs_of_row[c]} << waiting;
+      if (++waiting < 8) continue;
+      *signs++ = static_cast<std::byte>(bits);
+      bits = 0;
+      waiting = 0;
     }
   }
+  if (waiting > 0) *signs = static_cast<std::byte>(bits);
   std::vector<SharedBytes> stored;
   for (auto& b : bytes) stored.emplace_back(std::move(b));
   return Ptq161Matrix(shape, std::move(stored));
