@@ -2,7 +2,6 @@
 // Compressed models in GGUF files: the same bytes as in safetensors, under the names of the tensors; files of others
 // open as operators.
 #include <algorithm>
-#include <functional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -55,17 +54,6 @@ void strip(const std::filesystem::path& from, const std::filesystem::path& to) {
     bytes.emplace_back(t.data.bytes.begin(), t.data.bytes.end());
   }
   write_gguf(to, specs, bytes, {{"general.architecture", "llama"}});
-}
-
-template <class E>
-std::string message_of(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const E& error) {
-    return error.what();
-  }
-  FAIL("no exception of that type");
-  return {};
 }
 
 }  // namespace

@@ -126,12 +126,12 @@ inline GramMatrix correlated(index_t cols, std::uint64_t seed) {
   return gram;
 }
 
-/// What the Error says that f throws; empty when it throws none.
-template <class F>
+/// What the exception of type E says that f throws; empty when it throws none.
+template <class E = Error, class F>
 std::string message_of(F&& f) {
   try {
     f();
-  } catch (const Error& error) {
+  } catch (const E& error) {
     return error.what();
   }
   return {};

@@ -65,6 +65,42 @@ TEST_CASE("GPTQ and polish through a codec lower the layer's error, at the same 
         }).find("EncodeOptions::gram") != std::string::npos);
 }
 
+TEST_CASE("algorithms saturate what is not finite, refuse it, and never propagate it", "[recipe]") {
+  const GramMatrix gram = correlated(70, 4);
+  std::vector<float> values(5 * 70);
+  Random random(6);
+  for (float& v : values) v = random.normal();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<float> clamped = values;
+  values[3] = std::numeric_limits<float>::quiet_NaN();
+  clamped[3] = 0.0f;
+  values[75] = -kInfinity;
+  clamped[75] = -65504.0f;
+  values[349] = kInfinity;
+  clamped[349] = 65504.0f;
+  EncodeOptions options;
+  options.gram = &gram;
+  options.execution.threads = 1;
+  for (const std::string scheme : {"int4-g32+gptq", "mxfp4+polish", "int4-g32+flexround", "int4-g32+discquant",
+                                   "nf4-b64+awq", "q4_0+gptq", "nvfp4+gptq"}) {
+    CAPTURE(scheme);
+    const auto encoded = [&](const std::vector<float>& from, NonFinite policy) {
+      options.non_finite = policy;
+      const MatrixView<const float> w(from.data(), 5, 70);
+      const AnyLinear op = encode_matrix(*fitted(Registry::standard().codec(scheme), w, options), w, options);
+      std::vector<float> decoded(from.size());
+      op.decode_rows(std::vector<index_t>{0, 1, 2, 3, 4}, MatrixView<float>(decoded.data(), 5, 70));
+      return decoded;
+    };
+    const std::vector<float> decoded = encoded(values, NonFinite::saturate);
+    CHECK(std::all_of(decoded.begin(), decoded.end(), [](float v) { return std::isfinite(v); }));
+    if (scheme != "nvfp4+gptq") CHECK(decoded == encoded(clamped, NonFinite::saturate));  // its scale knows infinity
+    CHECK(message_of<ValueError>([&] { encoded(values, NonFinite::reject); }).find("not finite") != std::string::npos);
+    CHECK(message_of<UnsupportedError>([&] { encoded(values, NonFinite::propagate); }).find("refused") !=
+          std::string::npos);
+  }
+}
+
 TEST_CASE("a model is compressed with calibration, and the file does not know of it", "[recipe]") {
   const TemporaryFolder folder;
   write_model(folder / "in", small_model());

@@ -4,6 +4,7 @@
 /// Codecs that choose codes by an algorithm of quant/rounding.hpp: what `+gptq`, `+polish` … behind a format mean.
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -38,6 +39,33 @@ struct RoundingSteps {
                             MatrixView<float> q) const;
 };
 
+namespace detail {
+/// The weights an algorithm is given: w, or under `saturate` a copy in which NaN is 0 and infinity ±65504, the largest
+/// fp16. (The largest float, which a format by itself takes, would make sums over H infinite.) UnsupportedError for
+/// `propagate`; the algorithms refuse what is not finite under `reject`.
+class RoundedWeights {
+ public:
+  RoundedWeights(MatrixView<const float> w, NonFinite non_finite, const std::string& scheme) : weights_(w) {
+    if (non_finite == NonFinite::propagate)
+      throw UnsupportedError("encode " + scheme + ": it cannot store NaN, `propagate` is refused");
+    if (non_finite != NonFinite::saturate || find_non_finite(w).rows < 0) return;
+    copy_ = AlignedBuffer<float>::uninitialized(checked_mul(w.rows(), w.cols(), "encode"));
+    const MatrixView<float> copy(copy_.data(), w.rows(), w.cols());
+    for (index_t r = 0; r < w.rows(); ++r)
+      for (index_t c = 0; c < w.cols(); ++c) {
+        const float v = w(r, c);
+        copy(r, c) = std::isfinite(v) ? v : (v != v ? 0.0f : std::copysign(65504.0f, v));
+      }
+    weights_ = copy;
+  }
+  MatrixView<const float> view() const noexcept { return weights_; }
+
+ private:
+  AlignedBuffer<float> copy_;
+  MatrixView<const float> weights_;
+};
+}  // namespace detail
+
 /// What SchemeFamily::algorithms lists for a format: all of them for one with grids.
 template <RowFormat F>
 std::vector<std::string> rounding_algorithms() {
@@ -62,15 +90,18 @@ class RoundingCodec final : public Codec {
     return nullptr;
   }
   bool encodes_panels() const noexcept override { return false; }
-  /// The chosen values, and up to three matrices of the algorithms.
+  /// The chosen values, and up to three matrices of the algorithms; a copy of the weights more where `saturate` has
+  /// work.
   index_t working_bytes(MatrixShape shape) const override {
     const index_t side = std::max(shape.rows, shape.cols);
     return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 4 * index_t{sizeof(float)}, "working_bytes");
   }
   CalibrationNeeds needs() const noexcept override { return {steps_.needs_gram(), steps_.importance}; }
-  void encode(MatrixView<const float> w, index_t /*first_row*/, std::span<std::byte* const> dst,
+  void encode(MatrixView<const float> given, index_t /*first_row*/, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
     detail::require_calibration(*this, options);
+    const detail::RoundedWeights rounded(given, options.non_finite, scheme());
+    const MatrixView<const float> w = rounded.view();
     FormatGrids<F> grids(stored_, w.shape(), options);
     auto chosen = AlignedBuffer<float>::uninitialized(checked_mul(w.rows(), w.cols(), "RoundingCodec"));
     const MatrixView<float> q(chosen.data(), w.rows(), w.cols());
@@ -109,9 +140,11 @@ class AwqCodec final : public Codec {
     return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 5 * index_t{sizeof(float)}, "working_bytes");
   }
   CalibrationNeeds needs() const noexcept override { return {true, steps_.importance}; }
-  void encode(MatrixView<const float> w, index_t /*first_row*/, std::span<std::byte* const> dst,
+  void encode(MatrixView<const float> given, index_t /*first_row*/, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
     detail::require_calibration(*this, options);
+    const detail::RoundedWeights rounded(given, options.non_finite, scheme());
+    const MatrixView<const float> w = rounded.view();
     const DescentOptions descent{steps_.polish ? DescentOptions{}.sweeps : 0};
     const std::vector<Section> stored = round_awq(values_, w, *options.gram, {}, descent, options).matrix.sections();
     for (std::size_t s = 0; s < stored.size(); ++s)
