@@ -33,7 +33,10 @@ Made by `compress_model quality --out docs/quality.md`: bits per byte of test te
   text); the figure is the mean, the spread is largest minus smallest.
 - "Gap closed" is the share of the loss of the first row of a group that a row wins back. "Reference" is the figure of a
   public implementation of the same algorithm on this model, where there is one.
-- Rows of 128 weights fill half a super-block of the K-quants: they store twice the bits per weight that wide models pay.
+- "Bits per weight" is what this model stores, "in wide rows" what the same scheme stores in rows of 4096. They differ where
+  a row of this model does not fill its last block (the rows of 128 weights are half a super-block of the K-quants, and the
+  other half is stored too) and where something is stored for each column (`+awq`) or tensor. Schemes
+  are compared by the second, which is what a model of usual width pays.
 - DiscQuant end to end takes the gradient of the KL divergence from the original's predictions through the decoder's
   backward pass, over all projections at once ({} steps of 4 windows); `+discquant` is its layer form.
 - `auto:` chooses a scheme per tensor by the KL divergence measured on 32 calibration windows, one tensor changed at a
@@ -42,15 +45,18 @@ Made by `compress_model quality --out docs/quality.md`: bits per byte of test te
 
 /// The schemes of each table, in groups that share the stored form.
 const std::vector<std::vector<std::string>> kLinears = {
-    {"int4-g32", "int4-g32+polish", "int4-g32+gptq", "int4-g32+gptq+polish", "int4-g32+flexround"},
-    {"int3-g32", "int3-g32+polish", "int3-g32+gptq", "int3-g32+gptq+polish", "int3-g32+flexround"},
+    {"int4-g32", "int4-g32+polish", "int4-g32+gptq", "int4-g32+gptq+polish", "int4-g32+flexround", "int4-g32+awq",
+     "int4-g32+awq+polish"},
+    {"int3-g32", "int3-g32+polish", "int3-g32+gptq", "int3-g32+gptq+polish", "int3-g32+flexround", "int3-g32+awq",
+     "int3-g32+awq+polish"},
     {"int3-g64", "int3-g64+polish", "int3-g64+gptq", "int3-g64+gptq+polish", "int3-g64+flexround",
-     "int3-g64+discquant+polish"},
-    {"int2-g32", "int2-g32+polish", "int2-g32+gptq", "int2-g32+gptq+polish", "int2-g32+flexround"},
+     "int3-g64+discquant+polish", "int3-g64+awq", "int3-g64+awq+polish"},
+    {"int2-g32", "int2-g32+polish", "int2-g32+gptq", "int2-g32+gptq+polish", "int2-g32+flexround", "int2-g32+awq",
+     "int2-g32+awq+polish"},
     {"int4-g32-search", "int4-g32-search+importance"},
-    {"mxfp4", "mxfp4+gptq", "mxfp4-mse", "mxfp4-mse+importance"},
+    {"mxfp4", "mxfp4+gptq", "mxfp4+awq", "mxfp4-mse", "mxfp4-mse+importance"},
     {"nvfp4", "nvfp4-4over6"},
-    {"nf4-b64", "nf4-b64+gptq"},
+    {"nf4-b64", "nf4-b64+gptq", "nf4-b64+awq"},
     {"iq4_nl", "iq4_nl+importance", "iq4_nl+gptq"},
     {"q4_0", "q4_0+importance"},
     {"q4_k", "q4_k+importance"},
@@ -62,8 +68,8 @@ const std::vector<std::vector<std::string>> kLinears = {
     {"int8-g128"},
     {"mxfp8-e4m3"},
     {"ternary-g64"}};
-const std::vector<std::vector<std::string>> kAll = {{"int4-g32", "int4-g32+gptq"},
-                                                    {"int3-g32", "int3-g32+gptq"},
+const std::vector<std::vector<std::string>> kAll = {{"int4-g32", "int4-g32+gptq", "int4-g32+awq"},
+                                                    {"int3-g32", "int3-g32+gptq", "int3-g32+awq"},
                                                     {"int3-g64", "int3-g64+gptq"},
                                                     {"int3-g128", "int3-g128+gptq"},
                                                     {"int2-g32", "int2-g32+gptq"},
@@ -290,12 +296,23 @@ Score Laboratory::automatic(double target, std::vector<std::string>& plan) const
   return result;
 }
 
+/// Bits per weight of a scheme in rows of 4096; empty for what is no scheme of the registry.
+std::string bits_in_wide_rows(const std::string& scheme) {
+  if (scheme.starts_with("auto:") || scheme.find(' ') != std::string::npos) return "";
+  constexpr MatrixShape kShape{4096, 4096};
+  double bytes = 0;
+  for (const SectionSize& s : Registry::standard().codec(scheme)->sections(kShape))
+    bytes += static_cast<double>(s.bytes);
+  return fmt::format("{:.3f}", 8 * bytes / static_cast<double>(kShape.rows * kShape.cols));
+}
+
 /// One row; `plain` is the score of the first scheme of the group, whose gap to the uncompressed the others close.
 std::string row(const std::string& scheme, const Score& s, double plain, double uncompressed, bool all) {
   const std::map<std::string, double>& references = all ? kReferenceAll : kReferenceLinears;
   const auto reference = references.find(scheme);
   const double gap = plain - uncompressed;
-  return fmt::format("| `{}` | {:.3f} | {:.4f} | {} | {} | {} |\n", scheme, s.bits_per_weight, s.mean(),
+  return fmt::format("| `{}` | {:.3f} | {} | {:.4f} | {} | {} | {} |\n", scheme, s.bits_per_weight,
+                     bits_in_wide_rows(scheme), s.mean(),
                      s.bits_per_byte.size() > 1 ? fmt::format("{:.4f}", s.spread()) : "",
                      gap > 0 && s.mean() != plain ? fmt::format("{:.0f} %", 100 * (plain - s.mean()) / gap) : "",
                      reference != references.end() ? fmt::format("{:.4f}", reference->second) : "");
@@ -314,8 +331,8 @@ int quality(const QualityArguments& arguments, const Execution& how) {
     page += text;
   };
   constexpr const char* kHead =
-      "| scheme | bits per weight | bits per byte | spread of the sets | gap closed | reference "
-      "|\n|---|---|---|---|---|---|\n";
+      "| scheme | bits per weight | in wide rows | bits per byte | spread of the sets | gap closed | reference "
+      "|\n|---|---|---|---|---|---|---|\n";
   std::vector<std::string> plan;
   for (const bool all : {false, true}) {
     if (arguments.scope == (all ? "linears" : "all")) continue;
@@ -331,7 +348,7 @@ int quality(const QualityArguments& arguments, const Execution& how) {
         const double uniform = laboratory.measure("int3-g128+gptq", 0).mean();
         const Score s = laboratory.automatic(3.125, plan);
         show(row("auto:3.125bpw", s, *plain, uncompressed, all));
-        show(fmt::format("| of the gap of `int3-g128+gptq` | | | | {:.0f} % | |\n",
+        show(fmt::format("| of the gap of `int3-g128+gptq` | | | | | {:.0f} % | |\n",
                          100 * (uniform - s.mean()) / (uniform - uncompressed)));
       }
       if (!all && group.front() == "int3-g64") {
