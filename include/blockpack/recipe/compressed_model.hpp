@@ -67,7 +67,8 @@ struct CompressReport {
 ///
 /// GGUF takes the schemes of ggml's blocks (`q4_0` … `tq2_0`, `ggml-mxfp4`, `ggml-nvfp4`), `f32`, `fp16` and `bf16`,
 /// rows of whole blocks, and keeps tensors of F32, F16, BF16, F64 and I8 to I64 only; anything else is refused before a
-/// file is made. From a GGUF input its metadata are taken over with their types.
+/// file is made. From a GGUF input its metadata are taken over with their types. Blocks are those that ggml's own
+/// quantizer writes, but for `iq4_nl` without importance, where that one searches (docs/formats/ggml.md, "Encoding").
 ///
 /// Errors:  UnsupportedError and ShapeError that name the tensor for what GGUF cannot hold;
 ///          FormatError for an unreadable model, a recipe that matches nothing or an input that is compressed already;
