@@ -31,7 +31,7 @@ struct Int8Plan {
 Int8Plan int8_plan(const kernels::Int8Kernels& kernels, const CodeSpec& spec, index_t tokens, index_t n, index_t k) {
   Int8Plan plan{};
   plan.run = std::min({spec.group, kInt8Run, round_up(k, kInt8Step)});
-  plan.depth = plan.run < kInt8Depth ? kInt8Depth / plan.run * plan.run : kInt8Depth;
+  plan.depth = plan.run < kInt8Depth ? std::max<index_t>(1, 512 / plan.run) * plan.run : kInt8Depth;
   plan.tile_rows = balanced(tokens, kernels.max_tile_rows);
   plan.tiles = ceil_div(tokens, plan.tile_rows);
   if (plan.tiles <= 2) plan.depth = std::max(plan.depth, plan.run);  // codes that are used once need no block in L1
@@ -100,8 +100,8 @@ void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const 
       const index_t pair0 = task % column_slices * plan.slice_pairs;
       const index_t pair_count = std::min(plan.slice_pairs, pairs - pair0);
       const index_t row0 = tile0 * plan.tile_rows;
-      const bool whole = (pair0 + pair_count) * kPanelColumns <= p.n;
-      auto totals = AlignedBuffer<float>::uninitialized(totals_pair * pair_count);
+      const bool direct = plain && (pair0 + pair_count) * kPanelColumns <= p.n;
+      auto totals = AlignedBuffer<float>::uninitialized(direct && plan.run >= p.k ? 0 : totals_pair * pair_count);
       auto integers = AlignedBuffer<std::int32_t>::uninitialized(spans ? totals_pair * pair_count : 0);
       auto scales = AlignedBuffer<float>::uninitialized(pair_count * groups * kPanelColumns);
       auto zeros = AlignedBuffer<std::int32_t>::uninitialized(spec.zeros ? scales.size() : 0);
@@ -148,7 +148,7 @@ void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const 
         if (k0 >= p.k) {
           b.next_w = nullptr;
           b.token_scales = x.scales.data() + row0;
-          if (plain && whole) {
+          if (direct) {
             b.y = p.y.f32().row_data(first + row0) + pair0 * kPanelColumns;
             b.y_stride = p.y.f32().row_stride();
             b.stream = true;
@@ -157,7 +157,7 @@ void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const 
         }
         kernels.multiply.fn(b);
       }
-      if (b.y != nullptr) return;
+      if (direct) return;
       const index_t col = pair0 * kPanelColumns;
       finish(p, totals.data(), kPanelColumns, totals_pair, first + row0, b.rows, col,
              std::min(p.n - col, pair_count * kPanelColumns));

@@ -89,7 +89,8 @@ template <int T, int W>
 static inline void multiply_run(const std::int8_t* x, std::ptrdiff_t x_tile_bytes, std::ptrdiff_t x_step,
                                 const Codes& codes, std::ptrdiff_t steps, const std::int32_t* from, std::int32_t* to,
                                 std::ptrdiff_t tile_sums, Ahead& ahead, Drain& before) {
-  const std::ptrdiff_t part = (2 * kTileRows + 2 * steps - 1) / (2 * steps);
+  // Two times a step where there are many; the loop of a short run is better left alone.
+  const std::ptrdiff_t part = steps > 4 ? (kTileRows + steps - 1) / steps : 0;
   const unsigned char* w0 = codes.w[0];
   const unsigned char* w1 = codes.w[1];
   if (from == nullptr) {
@@ -145,11 +146,12 @@ static inline void multiply_run(const std::int8_t* x, std::ptrdiff_t x_tile_byte
 template <int W>
 static void panels_by_pairs(const Int8Product& p) {
   const std::ptrdiff_t x_step = p.tile_rows * kRow, tile_sums = p.tile_rows * kPanelColumns;
-  alignas(64) std::int32_t ring[2][2 * kTileRows * kPanelColumns];
+  alignas(64) std::int32_t ring[3][2 * kTileRows * kPanelColumns];
   alignas(64) unsigned char last[2][kTile];
   int turn = 0;
   Ahead ahead;
-  Drain before{};
+  // Sums are drained while the run after the next is multiplied: a load of what a tile just stores would wait for it.
+  Drain before{}, latest{};
   const std::ptrdiff_t end = p.first_step + p.steps;
   for (std::ptrdiff_t panel = 0; panel < p.panels; panel += 2) {
     // A panel without a neighbour is its own: the second half of its sums goes nowhere.
@@ -185,14 +187,17 @@ static void panels_by_pairs(const Int8Product& p) {
         } else {
           multiply_run<1, W>(x, p.x_tile_bytes, x_step, codes, steps, from, to, tile_sums, ahead, before);
         }
+        before = latest;
+        latest.rows = 0;
         if (ends) {
-          before = drain_of(p, panel / 2, t, run, to, two ? 2 * p.tile_rows : p.tile_rows);
-          turn ^= 1;
+          latest = drain_of(p, panel / 2, t, run, to, two ? 2 * p.tile_rows : p.tile_rows);
+          turn = turn == 2 ? 0 : turn + 1;
         }
       }
     }
   }
   drain(before, before.rows);
+  drain(latest, latest.rows);
   if (p.y != nullptr) _mm_sfence();
 }
 
