@@ -22,11 +22,12 @@ constexpr index_t kStreamBytes = index_t{1} << 20;
 
 }  // namespace
 
-bool plain_y(const Product& p) {
+bool plain_y(const Product& p) { return bias_alone(p) && p.y.rows() * p.n * 4 >= kStreamBytes; }
+
+bool bias_alone(const Product& p) {
   const Epilogue& e = p.epilogue;
-  if (p.y.is_bf16() || p.y.rows() * p.n * 4 < kStreamBytes) return false;
-  return e.function == EpilogueFunction::none && e.gate.data() == nullptr && e.residual.data() == nullptr &&
-         e.token_scales.empty();
+  return !p.y.is_bf16() && e.function == EpilogueFunction::none && e.gate.data() == nullptr &&
+         e.residual.data() == nullptr && e.token_scales.empty();
 }
 
 void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,

@@ -85,7 +85,7 @@ void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const 
   const kernels::CodeProduct codes = code_product(w);
   const CodeSpec& spec = w.spec();
   const index_t pairs = ceil_div(codes.panels, 2), groups = spec.groups(p.k);
-  const bool plain = plain_y(p);
+  const bool plain = bias_alone(p), stream = plain_y(p);
   for (index_t first = 0; first < p.x.rows(); first += kTokenChunk) {
     const index_t tokens = std::min(kTokenChunk, p.x.rows() - first);
     const Int8Plan plan = int8_plan(kernels, spec, tokens, p.n, p.k);
@@ -151,7 +151,7 @@ void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const 
           if (direct) {
             b.y = p.y.f32().row_data(first + row0) + pair0 * kPanelColumns;
             b.y_stride = p.y.f32().row_stride();
-            b.stream = true;
+            b.stream = stream;
             if (!p.epilogue.bias.empty()) b.bias = p.epilogue.bias.data() + pair0 * kPanelColumns;
           }
         }

@@ -96,6 +96,8 @@ struct BlockPlan {
 
 /// Whether a block kernel may write y itself: large, float32, and nothing but a bias to add.
 bool plain_y(const Product& p);
+/// The same of any size.
+bool bias_alone(const Product& p);
 
 BlockPlan block_plan(const Product& p, const PanelSource& w, index_t tokens);
 

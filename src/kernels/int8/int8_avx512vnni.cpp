@@ -25,7 +25,8 @@ namespace {
 #include "kernels/int8/int8_avx512.inc"
 
 constexpr std::ptrdiff_t kTileRows = 14;
-constexpr int kLines = 16;  // of a step: 4 k of 16 columns each
+constexpr std::ptrdiff_t kAhead = 1024;  // floats of x
+constexpr int kLines = 16;               // of a step: 4 k of 16 columns each
 
 static inline __m512i four(const std::int8_t* x) {
   int bytes;
@@ -140,6 +141,8 @@ float quantize_token(const float* x, std::ptrdiff_t n, std::int8_t* dst, std::pt
   std::ptrdiff_t k = 0;
   for (; k + 64 <= n; k += 64) {
 #pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) _mm_prefetch(x + k + kAhead + 16 * i, _MM_HINT_T0);
+#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i)
       top[i] = _mm512_max_epi32(top[i], _mm512_and_si512(_mm512_loadu_si512(x + k + 16 * i), magnitude));
   }
@@ -159,6 +162,7 @@ float quantize_token(const float* x, std::ptrdiff_t n, std::int8_t* dst, std::pt
     const std::ptrdiff_t end = n - begin < run ? n : begin + run;
     __m512i sum = _mm512_setzero_si512();
     for (k = begin; k < end; k += kInt8Step, dst += dst_step) {
+      __asm__ volatile("prefetchw (%0)" : : "r"(dst + 8 * dst_step));
       __m128i part[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
