@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-/// int8 products on AMX tiles (tdpbusd with the operands exchanged: x signed, codes unsigned).
+/// int8 products on AMX tiles (tdpbsud: x signed, codes unsigned).
 ///
 /// Tile 2 x 2, as in dense_amx.cpp: 32 rows of x against two panels of 16 columns; 64 k are 4 products of 16 cycles, in
 /// whose shadow 4 tile loads, a few prefetches and part of the conversion of the sums before run. A block of codes
 /// (32 columns x 1024 k = 32 KB) stays in L1 while x streams from L2 through the T1 load.
 ///
-/// Limit, many tokens: the rate of tile products on registers. With one scale a row the sums are converted once per
-/// output; with a scale per group of 128 k, once per 2 steps: 12 vector instructions for each of 32 rows, 192 a step
-/// beside 64 cycles of tile products and 4 tile loads of 16 lines. Scales per group of 32 k would need 4 times as many,
-/// and half of a tile's depth: 16 cycles for what bf16 tiles, whose weights carry the scales, multiply in 16 as well.
-/// Groups of fewer than 128 k are therefore left to them.
+/// Limit, many tokens: the rate of tile products on registers; reached, one thread, 4096x4096, packing of x and writing
+/// of y included: 0.40 of it at 128 tokens, 0.42 at 512 (docs/benchmarks.md has the parts).
+///
+/// With one scale a row a sum is converted once. With a scale per group of 128 k it is every second step: 64 cycles of
+/// tile products then have 96 vector operations (48 cycles of two ports), 144 loads of a line (72 cycles) and 64 stores
+/// beside them; reached 0.21 to 0.24, about what bf16 tiles take for the same product. With a scale per group of 32 k a
+/// product of 16 x 16 sums would take 8 cycles, where bf16 takes 16, but its conversion 48 vector operations, 24
+/// cycles: weights in groups of fewer than 128 are left to bf16 tiles, where the weights carry their scales.
 
 #include <immintrin.h>
 
