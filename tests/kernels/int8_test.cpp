@@ -106,28 +106,37 @@ std::vector<Isa> levels_of_codes() {
   return levels;
 }
 
-/// y against sums in double of x rounded as the reference rounds it: only the sums may differ.
-void check(const Bytes& w, const std::vector<float>& x, index_t tokens, const std::vector<float>& y) {
-  const std::vector<float> values = w.values();
-  const auto k = static_cast<std::size_t>(w.shape.cols);
-  for (index_t m = 0; m < tokens; ++m) {
-    const std::span<const float> given(x.data() + m * w.shape.cols, k);
-    std::vector<float> row(given.begin(), given.end());
-    reference::round_activations(row, Activations::int8_token);
-    for (index_t n = 0; n < w.shape.rows; ++n) {
-      const std::span<const float> weights(values.data() + n * w.shape.cols, k);
-      const ProductCheck tight = check_product(row, weights, Activations::f32, true);
-      const ProductCheck promised = check_product(given, weights, Activations::int8_token, true);
-      const double got = y[static_cast<std::size_t>(m * w.shape.rows + n)];
-      if (std::abs(got - tight.value) <= tight.bound && std::abs(got - promised.value) <= promised.bound) continue;
-      CAPTURE(m, n, got, tight.value, tight.bound, promised.value, promised.bound);
-      REQUIRE(std::abs(got - tight.value) <= tight.bound);
-      REQUIRE(std::abs(got - promised.value) <= promised.bound);
+/// What y may be: sums in double of x rounded as the reference rounds it, where only the sums may differ, and of x as
+/// it is, within the bound of the mode.
+struct Expected {
+  Expected(const Bytes& w, const std::vector<float>& x, index_t tokens) {
+    const std::vector<float> values = w.values();
+    const auto k = static_cast<std::size_t>(w.shape.cols);
+    for (index_t m = 0; m < tokens; ++m) {
+      const std::span<const float> given(x.data() + m * w.shape.cols, k);
+      std::vector<float> row(given.begin(), given.end());
+      reference::round_activations(row, Activations::int8_token);
+      for (index_t n = 0; n < w.shape.rows; ++n) {
+        const std::span<const float> weights(values.data() + n * w.shape.cols, k);
+        tight.push_back(check_product(row, weights, Activations::f32, true));
+        promised.push_back(check_product(given, weights, Activations::int8_token, true));
+      }
     }
   }
-}
+  /// Of the first tokens.
+  void check(const std::vector<float>& y) const {
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      for (const ProductCheck& c : {tight[i], promised[i]}) {
+        if (std::abs(y[i] - c.value) <= c.bound) continue;
+        CAPTURE(i, y[i], c.value, c.bound);
+        REQUIRE(std::abs(y[i] - c.value) <= c.bound);
+      }
+    }
+  }
+  std::vector<ProductCheck> tight, promised;
+};
 
-TEST_CASE("int8_token products with 8-bit codes are within their bound on every level", "[kernels][int8][smoke]") {
+TEST_CASE("int8_token products with 8-bit codes are within their bound on every level", "[kernels][int8]") {
   struct Form {
     index_t group;
     bool zeros;
@@ -135,19 +144,24 @@ TEST_CASE("int8_token products with 8-bit codes are within their bound on every 
   const Form form = GENERATE(Form{0, false}, Form{0, true}, Form{128, false}, Form{128, true}, Form{192, false},
                              Form{1088, false}, Form{2048, false}, Form{32, false});
   for (const MatrixShape shape : {MatrixShape{3, 0}, MatrixShape{1, 1}, MatrixShape{17, 33}, MatrixShape{33, 64},
-                                  MatrixShape{50, 97}, MatrixShape{70, 417}, MatrixShape{37, 2341}}) {
+                                  MatrixShape{50, 97}, MatrixShape{37, 417}, MatrixShape{17, 2341}}) {
     if (small_budget() && shape.cols > 500) continue;
     const Bytes w(shape, form.group, form.zeros, 7);
     GuardedArray<std::byte> memory(PackedCodes::bytes_needed(shape, w.spec));
     const PackedCodes packed = PackedCodes::pack(w.source(), {}, memory.span());
     const index_t tokens = shape.cols > 500 ? 35 : 50;
     const std::vector<float> x = random_weights(tokens, shape.cols, 3);
+    const Expected expected(w, x, tokens);
     for (const Isa isa : levels_of_codes()) {
       CAPTURE(form.group, form.zeros, to_string(shape), to_string(isa));
+      if (!multiplies_int8(w.spec, shape.cols, isa)) {  // x is rounded and multiplied as floats
+        expected.check(multiply(packed, x, 9, options(isa)));
+        continue;
+      }
       const std::vector<float> all = multiply(packed, x, tokens, options(isa));
-      check(w, x, tokens, all);
+      expected.check(all);
       // A token has the same bits in every batch, and for every number of threads.
-      for (const index_t some : {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33}) {
+      for (const index_t some : {0, 1, 2, 8, 9, 15, 16, 17, 31, 33}) {
         const std::vector<float> y = multiply(packed, x, some, options(isa, static_cast<int>(some % 3) + 1));
         REQUIRE(same_bits(y, {all.begin(), all.begin() + some * shape.rows}));
       }
@@ -184,7 +198,7 @@ TEST_CASE("tokens of zeros, of the smallest and largest floats, and with NaN or 
       std::vector<float> x = random_normal(2 * shape.cols, 3);
       for (float& v : x) v *= unit;
       CAPTURE(to_string(isa), unit);
-      check(w, x, 2, multiply(packed, x, 2, options(isa)));
+      Expected(w, x, 2).check(multiply(packed, x, 2, options(isa)));
     }
     if (!multiplies_int8(w.spec, shape.cols, isa)) continue;
     for (const float bad : {kInfinity, -kInfinity, std::numeric_limits<float>::quiet_NaN()}) {
@@ -210,6 +224,7 @@ TEST_CASE("int8_token products take every epilogue, bf16 x and y, and write larg
     const std::vector<float> bias = random_normal(n, 4), scales = random_normal(tokens, 5);
     const std::vector<float> residual = random_normal(tokens * n, 6);
     for (const Isa isa : levels_of_codes()) {
+      if (n > 45 && !multiplies_int8(w.spec, k, isa)) continue;
       CAPTURE(to_string(isa), n);
       const std::vector<float> plain = multiply(packed, x, tokens, options(isa));
       ApplyOptions how = options(isa, 2);
@@ -269,7 +284,7 @@ TEST_CASE("large int8_token products cross every blocking boundary, with the sam
           const auto row = [](const std::vector<float>& v, index_t i, index_t width) {
             return std::vector<float>(v.begin() + i * width, v.begin() + (i + 1) * width);
           };
-          check(w, row(x, m, s.k), 1, row(y, m, s.n));
+          Expected(w, row(x, m, s.k), 1).check(row(y, m, s.n));
         }
       }
     }
@@ -285,7 +300,7 @@ TEST_CASE("an operator multiplies in int8_token by its packed codes where the le
   ApplyOptions how;
   how.activations = Activations::int8_token;
   op.apply(MatrixView<const float>(x.data(), tokens, k), MatrixView<float>(y.data(), tokens, n), how);
-  CHECK((op.packed_bytes() > 0) == (kernels::active().int8.multiply.fn != nullptr));
+  if (kernels::active().int8.multiply.fn != nullptr) CHECK(op.packed_bytes() > 0);
   CHECK(op.activation_mode(tokens, how) == Activations::int8_token);
   CHECK(op.activation_mode(tokens) != Activations::int8_token);
 }
