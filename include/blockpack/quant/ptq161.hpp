@@ -78,21 +78,35 @@ inline Ptq161Layer ptq161_start(MatrixView<const float> w, std::span<const float
   layer.row.assign(rows, 1.0f);
   layer.column.assign(layer.salient.size(), 1.0f);
   layer.sign.resize(static_cast<std::size_t>(checked_mul(w.rows(), w.cols(), "ptq161_start")));
+  const detail::GroupOps ops = detail::group_ops();
+  // Sums go from column to column; those of several rows run beside each other, so that none waits for the last.
+  constexpr std::size_t kBeside = 4;
+  for (std::size_t first = 0; first < rows; first += kBeside) {
+    const float* row[kBeside];
+    for (std::size_t k = 0; k < kBeside; ++k) row[k] = w.row_data(static_cast<index_t>(std::min(first + k, rows - 1)));
+    double sum[kBeside] = {}, absolute[kBeside] = {}, count[kBeside] = {};
+    for (std::size_t c = 0; c < layer.salient.size(); ++c) {
+      if (layer.salient[c] != 0) continue;
+      for (std::size_t k = 0; k < kBeside; ++k) {  // adding 0 changes nothing
+        const auto v = static_cast<double>(row[k][c]);
+        sum[k] += v;
+        absolute[k] += std::fabs(v);
+        count[k] += v != 0.0 ? 1.0 : 0.0;
+      }
+    }
+    for (std::size_t k = 0; k < std::min(kBeside, rows - first); ++k) {
+      layer.mean[first + k] = count[k] > 0 ? static_cast<float>(sum[k] / count[k]) : 0.0f;
+      layer.scale[first + k] = count[k] > 0 ? static_cast<float>(absolute[k] / count[k]) : 0.0f;
+    }
+  }
   for (std::size_t r = 0; r < rows; ++r) {
     const std::span<const float> row = w.row(static_cast<index_t>(r));
-    double sum = 0, absolute = 0;
-    std::size_t count = 0;
-    for (std::size_t c = 0; c < row.size(); ++c) {  // adding 0 changes nothing, and no branch depends on the mask
-      const double v = static_cast<double>(layer.salient[c] != 0 ? 0.0f : row[c]);
-      sum += v;
-      absolute += std::fabs(v);
-      count += v != 0.0 ? 1 : 0;
-    }
-    layer.mean[r] = count > 0 ? static_cast<float>(sum / static_cast<double>(count)) : 0.0f;
-    layer.scale[r] = count > 0 ? static_cast<float>(absolute / static_cast<double>(count)) : 0.0f;
-    layer.grid[r] = GroupInt{4, 0, GroupGrid::asymmetric}.fit(row);
+    float low, high;
+    ops.range(ops.kernels, row, low, high);
+    layer.grid[r] = GroupInt{4, 0, GroupGrid::asymmetric}.fit_range(row, low, high);
     std::uint8_t* signs = layer.sign.data() + r * row.size();
-    for (std::size_t c = 0; c < row.size(); ++c) signs[c] = row[c] >= layer.mean[r] ? 1 : 0;
+    const float mean = layer.mean[r];  // a byte might alias the vector's
+    for (std::size_t c = 0; c < row.size(); ++c) signs[c] = row[c] >= mean ? 1 : 0;
   }
   return layer;
 }

@@ -186,6 +186,11 @@ struct Ternary {
   static constexpr index_t kChunk = 256;    ///< codes in flight; a multiple of kRun
 
  private:
+  static constexpr float kLargest = std::numeric_limits<float>::max();
+
+  /// fit() for magnitudes that are finite.
+  template <class Magnitude>
+  TernaryParameters fit(std::size_t size, const Magnitude& magnitude, std::span<const float> importance) const noexcept;
   template <class Code>
   static void pack_base3(std::span<const Code> codes, std::uint8_t* dst) noexcept;
 
@@ -216,11 +221,17 @@ BLOCKPACK_API void decode_ternary(const std::uint8_t* codes, float scale, std::s
 }  // namespace detail
 
 inline TernaryParameters Ternary::fit(std::span<const float> values, std::span<const float> importance) const noexcept {
-  constexpr float kLargest = std::numeric_limits<float>::max();
-  const auto magnitude = [&](std::size_t i) { return std::min(std::fabs(values[i]), kLargest); };
-  const double sum =
-      detail::interleaved_sum(values.size(), [&](std::size_t i) { return static_cast<double>(magnitude(i)); });
-  const double mean = values.empty() ? 0.0 : sum / static_cast<double>(values.size());
+  const auto magnitude = [&](std::size_t i) { return std::fabs(values[i]); };
+  if (!detail::has_large(values)) return fit(values.size(), magnitude, importance);
+  return fit(
+      values.size(), [&](std::size_t i) { return std::min(magnitude(i), kLargest); }, importance);
+}
+
+template <class Magnitude>
+TernaryParameters Ternary::fit(std::size_t size, const Magnitude& magnitude,
+                               std::span<const float> importance) const noexcept {
+  const double sum = detail::interleaved_sum(size, [&](std::size_t i) { return static_cast<double>(magnitude(i)); });
+  const double mean = size == 0 ? 0.0 : sum / static_cast<double>(size);
   if (rule == TernaryRule::mean) return {static_cast<float>(mean) + 1e-5f, static_cast<float>(mean)};
   TernaryParameters p;
   p.divisor = static_cast<float>(std::min(1.4 * mean, double{kLargest}));
@@ -229,11 +240,11 @@ inline TernaryParameters Ternary::fit(std::span<const float> values, std::span<c
   double weight, total;
   if (importance.empty()) {
     index_t count = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) count += magnitude(i) > limit ? 1 : 0;
+    for (std::size_t i = 0; i < size; ++i) count += magnitude(i) > limit ? 1 : 0;
     weight = static_cast<double>(count);
     // Magnitudes are ordered as their bits are; a choice between floats would keep g++ from vectorizing.
     const auto bits_of = [](float v) { return std::bit_cast<std::int32_t>(v); };
-    total = detail::interleaved_sum(values.size(), [&](std::size_t i) {
+    total = detail::interleaved_sum(size, [&](std::size_t i) {
       const std::int32_t bits = bits_of(magnitude(i));
       return static_cast<double>(std::bit_cast<float>(bits & -std::int32_t{bits > bits_of(limit)}));
     });
@@ -241,9 +252,9 @@ inline TernaryParameters Ternary::fit(std::span<const float> values, std::span<c
     const auto kept_weight = [&](std::size_t i) {
       return static_cast<double>(magnitude(i) > limit ? importance[i] : 0.0f);
     };
-    weight = detail::interleaved_sum(values.size(), kept_weight);
-    total = detail::interleaved_sum(values.size(),
-                                    [&](std::size_t i) { return strict_mul(kept_weight(i), double{magnitude(i)}); });
+    weight = detail::interleaved_sum(size, kept_weight);
+    total =
+        detail::interleaved_sum(size, [&](std::size_t i) { return strict_mul(kept_weight(i), double{magnitude(i)}); });
   }
   p.scale = weight > 0 ? static_cast<float>(total / weight) : 0.0f;
   return p;
