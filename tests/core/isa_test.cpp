@@ -259,8 +259,8 @@ TEST_CASE("every slot of every table is filled by a level the table may use, bf1
         CAPTURE(to_string(level), feature_names(features), family, name, slot.isa);
         if (slot.fn == nullptr) {
           // The bf16 dots may be missing: where a level has no such instruction the engine takes the f32 path. So may
-          // products with packed codes: rows are decoded instead.
-          if (std::string(family) == "codes") return;
+          // products with packed codes: rows are decoded instead. And products of int8, on levels without integer dots.
+          if (std::string(family) == "codes" || std::string(family) == "int8") return;
           REQUIRE(std::string(family) == "dense");
           REQUIRE(std::string(name).find("_bf16_bf16") != std::string::npos);
           return;
