@@ -33,7 +33,7 @@ constexpr Step kSteps[] = {
     {Isa::avx2, 0,
      [](KernelTable& t, Features f) {
        install_dense_avx2(t.dense, f);
-       t.codes = {};  // decoding rows by AVX2 is faster than the scalar kernels
+       install_codes_avx2(t.codes, f);
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
        install_quant_avx2(t.quant, f);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "engine/product.hpp"
 #include "kernels/table.hpp"
@@ -124,6 +125,15 @@ using engine::Path;
 using engine::Product;
 
 bool multiplies_codes(Isa level) { return kernels::table_for(level).codes.few_f32.fn != nullptr; }
+
+index_t code_tokens(Isa level, Activations mode) {
+  const kernels::KernelTable& table = kernels::table_for(level);
+  if (table.codes.few_f32.fn == nullptr) return 0;
+  // Integer dots of many tokens beat f32 multiply-adds of decoded panels, 2 to 3 times on AVX2, and no bf16 tiles.
+  const bool any = mode == Activations::int8 && level != Isa::scalar && table.codes.few_int8.fn != nullptr &&
+                   table.dense.block_bf16.multiply.fn == nullptr;
+  return any ? std::numeric_limits<index_t>::max() : kCodeTokens;
+}
 
 Activations resolve(Activations mode, double bits_per_weight, Isa level, bool codes) {
   if (mode != Activations::automatic) return mode;

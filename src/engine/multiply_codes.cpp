@@ -107,47 +107,66 @@ void pack_row(const CodeLayout& layout, const CodeRow& row, index_t r, std::byte
 /// Tokens as the kernels take them: 1, 2, 4 or 8, the missing ones zeros.
 int kernel_tokens(index_t tokens) { return static_cast<int>(std::bit_ceil(static_cast<std::size_t>(tokens))); }
 
+/// Tokens that share one pass over the weights: bounds the memory their coded forms take.
+constexpr index_t kTokenChunk = 256;
+
 /// Rows of x for a kernel, as int8 or as float32.
 class CodeActivations {
  public:
-  CodeActivations(const Product& p, const kernels::CodeKernels& kernels, bool int8, kernels::CodeProduct& c) {
-    const FewRows x = few_rows(p);
-    const index_t cells = c.steps * c.tokens;
+  /// Rows [first, first + count) of x; `k` columns, `steps` steps.
+  CodeActivations(const FewRows& x, index_t first, index_t count, index_t k, index_t steps,
+                  const kernels::CodeKernels& kernels, bool int8)
+      : tokens_(kernel_tokens(count)) {
+    const index_t cells = steps * tokens_;
     if (cells == 0) return;
-    const auto* rows = static_cast<const float*>(x.data);
+    const auto* rows = static_cast<const float*>(x.data) + first * x.stride;
     if (int8) {
       codes_ = AlignedBuffer<std::int8_t>(cells * kCodeStep);
       scales_ = AlignedBuffer<float>(cells);
       sums_ = AlignedBuffer<std::int16_t>(2 * cells);
-      for (index_t m = 0; m < p.x.rows(); ++m)
-        kernels.quantize.fn(rows + m * x.stride, p.k, c.tokens, codes_.data() + m * kCodeStep, scales_.data() + m,
+      for (index_t m = 0; m < count; ++m)
+        kernels.quantize.fn(rows + m * x.stride, k, tokens_, codes_.data() + m * kCodeStep, scales_.data() + m,
                             sums_.data() + 2 * m);
-      c.x8 = {codes_.data(), scales_.data(), sums_.data()};
       return;
     }
     floats_ = AlignedBuffer<float>(cells * kCodeStep);
-    for (index_t m = 0; m < p.x.rows(); ++m)
-      for (index_t k = 0; k < p.k; k += kCodeStep)
-        std::copy_n(rows + m * x.stride + k, std::min<index_t>(kCodeStep, p.k - k),
-                    floats_.data() + k * c.tokens + m * kCodeStep);
+    for (index_t m = 0; m < count; ++m)
+      for (index_t k0 = 0; k0 < k; k0 += kCodeStep)
+        std::copy_n(rows + m * x.stride + k0, std::min<index_t>(kCodeStep, k - k0),
+                    floats_.data() + k0 * tokens_ + m * kCodeStep);
+  }
+  CodeActivations() = default;
+
+  void give(kernels::CodeProduct& c) const {
+    c.tokens = tokens_;
+    c.x8 = {codes_.data(), scales_.data(), sums_.data()};
     c.x = floats_.data();
   }
 
  private:
+  int tokens_ = 0;
   AlignedBuffer<std::int8_t> codes_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<std::int16_t> sums_;
   AlignedBuffer<float> floats_;
 };
 
-/// y = epilogue(x · Wᵀ) for up to kCodeTokens tokens.
+/// y = epilogue(x · Wᵀ) for up to kTokenChunk tokens. More than kCodeTokens
+/// take turns with a few panels that stay in L2.
 void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w, bool int8) {
-  kernels::CodeProduct c = code_product(w);
-  c.tokens = kernel_tokens(p.x.rows());
-  const CodeActivations x(p, kernels, int8, c);
+  const kernels::CodeProduct c = code_product(w);
+  const FewRows rows = few_rows(p);
+  const index_t turns = ceil_div(p.x.rows(), kCodeTokens);
+  const auto tokens_of = [&p](index_t turn) { return std::min(kCodeTokens, p.x.rows() - turn * kCodeTokens); };
+  std::vector<CodeActivations> x(static_cast<std::size_t>(turns));
+  const double columns = static_cast<double>(p.k);
+  for_each_task(p.execution, columns * static_cast<double>(p.x.rows()), turns, [&](index_t turn) {
+    x[static_cast<std::size_t>(turn)] =
+        CodeActivations(rows, turn * kCodeTokens, tokens_of(turn), p.k, c.steps, kernels, int8);
+  });
 
   const index_t panels = ceil_div(p.n, kCodeRows);
-  const index_t per_task = panels <= 64 ? 4 : 16;
+  const index_t per_task = panels <= 64 || turns > 1 ? 4 : 16;
   const double bytes = static_cast<double>(w.bytes());
   const double ns = bytes / 30.0 + bytes * static_cast<double>(p.x.rows()) / 100.0;
   for_each_task(p.execution, ns, ceil_div(panels, per_task), [&](index_t task) {
@@ -157,12 +176,15 @@ void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const
     part.w = c.w + first * c.panel_bytes;
     // `finish` reads whole vectors of 32 columns.
     part.sums_stride = round_up(part.panels * kCodeRows, kernels::kPanelColumns);
-    auto sums = AlignedBuffer<float>(part.sums_stride * c.tokens);
+    auto sums = AlignedBuffer<float>(part.sums_stride * kernel_tokens(tokens_of(0)));
     part.sums = sums.data();
-    (int8 ? kernels.few_int8 : kernels.few_f32).fn(part);
     const index_t col = first * kCodeRows;
-    finish(p, sums.data(), part.sums_stride, kernels::kPanelColumns, 0, p.x.rows(), col,
-           std::min(p.n - col, part.panels * kCodeRows));
+    for (index_t turn = 0; turn < turns; ++turn) {
+      x[static_cast<std::size_t>(turn)].give(part);
+      (int8 ? kernels.few_int8 : kernels.few_f32).fn(part);
+      finish(p, sums.data(), part.sums_stride, kernels::kPanelColumns, turn * kCodeTokens, tokens_of(turn), col,
+             std::min(p.n - col, part.panels * kCodeRows));
+    }
   });
 }
 
@@ -237,8 +259,8 @@ void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mo
   if (mode == Activations::int8_token)
     return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
   const bool int8 = mode == Activations::int8 && table.codes.few_int8.fn != nullptr;
-  for (index_t first = 0; first < y.rows(); first += kCodeTokens) {
-    const index_t tokens = std::min(kCodeTokens, y.rows() - first);
+  for (index_t first = 0; first < y.rows(); first += engine::kTokenChunk) {
+    const index_t tokens = std::min(engine::kTokenChunk, y.rows() - first);
     const auto rows = [&](const auto& view) { return view.rows_from(first, tokens); };
     Epilogue epilogue = how.epilogue;
     if (!epilogue.token_scales.empty())

@@ -345,10 +345,12 @@ TEST_CASE("the pack policy holds for codes, and a packed matrix computes without
   const std::size_t bytes = PackedCodes::bytes_needed(shape, *Mx{}.code_spec(shape.cols, {}));
   auto op = RowMatrix<Mx>::encode(view);
   CHECK(op.packed_bytes() == 0);
-  CHECK(op.activation_mode(9) == resolve(Activations::automatic, 4.25, active_isa()));
+  const Activations mode = resolve(Activations::automatic, 4.25, active_isa(), codes);
+  const bool any_tokens = codes && code_tokens(active_isa(), mode) > kCodeTokens;
+  CHECK(op.activation_mode(9) == resolve(Activations::automatic, 4.25, active_isa(), any_tokens));
   CHECK(op.activation_mode(8) == resolve(Activations::automatic, 4.25, active_isa(), codes));
   apply(op, 9);
-  CHECK(op.packed_bytes() == 0);  // many tokens decode
+  CHECK(op.packed_bytes() == (any_tokens ? bytes : 0));  // otherwise many tokens decode
   const std::vector<float> y = apply(op, 8);
   CHECK(op.packed_bytes() == (codes ? bytes : 0));
   CHECK(RowMatrix<Mx>::encode(view, {}, {}, PackPolicy::ahead()).packed_bytes() == op.packed_bytes());
@@ -362,7 +364,7 @@ TEST_CASE("the pack policy holds for codes, and a packed matrix computes without
   if (!codes) return;
   op.release_stored();
   CHECK(apply(op, 8) == y);
-  const std::vector<float> many = apply(op, 17);  // 8 at a time
+  const std::vector<float> many = apply(op, 17);
   CHECK(std::equal(y.begin(), y.end(), many.begin()));
 }
 
@@ -401,6 +403,32 @@ TEST_CASE("packed codes of no columns give zeros for any number of tokens, and l
       CHECK(std::all_of(y.data(), y.data() + 27, [](float v) { return v == 0.0f; }));
     } else {
       CHECK_THROWS_AS(matmul(x, packed, out, Activations::f32, how), UnsupportedError);
+    }
+  }
+}
+
+TEST_CASE("tokens beyond a pass over packed codes get the same bits, epilogue and all", "[kernels][codes]") {
+  const MatrixShape shape{70, 96};
+  const index_t tokens = small_budget() ? 19 : 261;  // two chunks of them
+  const Coded w(shape, make_spec(4, 32, CodeScale::fp16, false, true), 3);
+  const PackedCodes packed = PackedCodes::pack(w.source(), {});
+  const std::vector<float> x = random_weights(tokens, shape.cols, 3), gate = random_weights(tokens, shape.rows, 4);
+  const MatrixView<const float> all(x.data(), tokens, shape.cols), gates(gate.data(), tokens, shape.rows);
+  for (const Isa isa : levels_of_codes()) {
+    for (const Activations mode : {Activations::int8, Activations::f32}) {
+      ApplyOptions how;
+      how.execution.isa = isa;
+      how.execution.threads = 2;
+      how.epilogue.gate = gates;
+      std::vector<float> y(static_cast<std::size_t>(tokens * shape.rows)), one(static_cast<std::size_t>(shape.rows));
+      matmul(all, packed, MatrixView<float>(y.data(), tokens, shape.rows), mode, how);
+      how.execution.threads = 1;
+      for (index_t m = 0; m < tokens; ++m) {
+        how.epilogue.gate = gates.rows_from(m, 1);
+        matmul(all.rows_from(m, 1), packed, MatrixView<float>(one.data(), 1, shape.rows), mode, how);
+        CAPTURE(to_string(isa), to_string(mode), m);
+        REQUIRE(std::memcmp(one.data(), y.data() + m * shape.rows, one.size() * sizeof(float)) == 0);
+      }
     }
   }
 }

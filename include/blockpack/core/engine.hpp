@@ -33,7 +33,7 @@ struct PackPolicy {
   static PackPolicy none() { return {Kind::none, {}}; }  ///< never: every apply computes from the stored form
 };
 
-/// Tokens up to which weights that are codes are multiplied as codes; more are multiplied by decoded panels.
+/// Tokens a kernel multiplies with packed codes in one pass over them.
 inline constexpr index_t kCodeTokens = 8;
 
 /// The mode `automatic` means at a level for weights of that many bits, and the mode itself for the other three.
@@ -51,6 +51,10 @@ BLOCKPACK_API bool multiplies_codes(Isa level);
 /// Whether a level multiplies such packed codes by int8_token activations in integers: 8-bit codes without minimums
 /// whose groups are rows, or of 128 weights and more. Any number of tokens.
 BLOCKPACK_API bool multiplies_int8(const CodeSpec& spec, index_t cols, Isa level);
+
+/// Tokens up to which a level multiplies weights that are codes as codes in that mode (not `automatic`); more are
+/// multiplied by decoded panels. kCodeTokens where these have bf16 tiles or the mode is no int8, otherwise any number.
+BLOCKPACK_API index_t code_tokens(Isa level, Activations mode);
 #endif
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
@@ -113,7 +117,7 @@ class PackedCodes {
 BLOCKPACK_API void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
                           const ApplyOptions& how);
 
-/// The same from packed codes, at a level that multiplies_codes(); any number of tokens, 8 at a time.
+/// The same from packed codes, at a level that multiplies_codes(); any number of tokens.
 BLOCKPACK_API void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mode,
                           const ApplyOptions& how);
 

@@ -39,8 +39,8 @@ concept Bf16Decodable = requires(const F& f, std::span<const std::byte* const> s
 /// W [out, in] in row format F: y [tokens, out] = epilogue(x [tokens, in] · Wᵀ).
 ///
 /// A dense format has a packed form, built as the pack policy says. A format of integer codes (CodeFormat) has one for
-/// up to kCodeTokens tokens, at levels that multiply codes; more tokens are multiplied by panels decoded on the way, as
-/// are other formats, for which every policy acts as `none` (packed_bytes() is 0).
+/// up to code_tokens() tokens, at levels that multiply codes; more are multiplied by panels decoded on the way, as are
+/// other formats, for which every policy acts as `none` (packed_bytes() is 0).
 template <RowFormat F>
 class RowMatrix {
  public:
@@ -221,10 +221,11 @@ class RowMatrix {
   /// Whether such an apply multiplies packed codes.
   bool by_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] const ApplyOptions& how) const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    if (!code_spec_ || !cache_->serves_codes() || !multiplies_codes(how.execution.level())) return false;
-    if (how.activations == Activations::int8_token && multiplies_int8(*code_spec_, shape_.cols, how.execution.level()))
-      return true;
-    return released_ || (tokens <= kCodeTokens && !how.execution.batch_invariant);
+    const Isa level = how.execution.level();
+    if (!code_spec_ || !cache_->serves_codes() || !multiplies_codes(level)) return false;
+    if (how.activations == Activations::int8_token && multiplies_int8(*code_spec_, shape_.cols, level)) return true;
+    const index_t at_most = code_tokens(level, resolve(how.activations, mode_bits(), level, true));
+    return released_ || (tokens <= at_most && !how.execution.batch_invariant);
 #else
     return false;
 #endif

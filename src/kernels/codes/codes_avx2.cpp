@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Products with packed codes on AVX2, eight rows in a register. int8 activations: codes become unsigned bytes (a
+/// look-up by vpshufb in levels lifted so that none is negative), pairs of products with signed activations are added
+/// to 16 bits (vpmaddubsw), a few of these again in 16 bits, and the rest in 32 (vpmaddwd). What fits:
+///
+///     values up to  32   2 * 127 * 32 * 4 = 32512: four products in 16 bits (2 to 5 bits, most tables of 16 levels)
+///     values up to  63   2 * 127 * 63 * 2 = 32004: two (6 bits)
+///     values up to 255   as 16 * high + low, 2 * 127 * 15 * 8 = 30480: eight of each digit (8 bits, other tables)
+///
+/// So nothing saturates, and the sum of a step, on top of minus what lift and zero add to it, is exact. f32
+/// activations: bytes become floats by OR with the bits of a power of two and one subtraction that also takes the zero
+/// away, then multiply-adds (why not integers: codes_avx512.cpp).
+///
+/// Up to 4 tokens take the two registers of a line side by side; 8 tokens have one register of sums each, so they take
+/// one after the other, and panels of some 36 KB come from L2 for every 8 tokens. For 8 rows x 32 k of 4-bit codes
+/// one token takes 28 instructions to decode, and every token 8 products, 9 sums and 5 float operations, of which
+/// 12 need one of two ports: (28 + 22 T) / 3 cycles. Expected limit: memory for 1 token, these instructions from 2 on.
+
+#include <immintrin.h>
+
+#include "kernels/codes/codes_kernels.hpp"
+
+namespace blockpack::kernels {
+namespace {
+
+#include "kernels/codes/codes_plain.inc"
+
+#include "kernels/codes/codes_avx2.inc"
+
+/// The dots of one step. Wide: values go up to 255. Halves: two groups of 16 in it.
+template <int Bits, bool Wide, bool Halves>
+struct IntegerDots {
+  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
+  static constexpr bool kHalves = Halves;
+  static constexpr int kDigits = Wide ? 2 : 1;
+  static constexpr int kChain = Wide ? 8 : Bits == 6 ? 2 : 4;  ///< products added in 16 bits
+
+  explicit IntegerDots(const CodeProduct& p) : lift(Bits == 4 ? -level_range(p).lowest : 0) {
+    if (Bits != 4) return;
+    alignas(16) std::uint8_t digits[2][16];
+    for (int c = 0; c < 16; ++c) {
+      const int value = p.levels[c] + lift;
+      digits[0][c] = static_cast<std::uint8_t>(Wide ? value & 15 : value);
+      digits[1][c] = static_cast<std::uint8_t>(value >> 4);
+    }
+    for (int d = 0; d < kDigits; ++d)
+      levels[d] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(digits[d])));
+  }
+  int lift;                 ///< added to the levels of 4-bit codes
+  __m256i levels[kDigits];  ///< unsigned, in digits to the base 16 where they are wide
+
+  /// What has to be taken from every value, beside the sum or sums of x it belongs to: both halves of a step, or one.
+  std::int32_t zero(std::int32_t v, std::ptrdiff_t group) const {
+    const std::int32_t low = v + lift, high = low * 65536;
+    if (!Halves) return low + high;
+    return group % 2 == 0 ? low : high;
+  }
+
+  /// Digit d of four values of each row.
+  __m256i values(const unsigned char* w, int q, int part, int d) const {
+    const __m256i codes = quad<Bits>(w, q, part);
+    if (Bits == 4) return _mm256_shuffle_epi8(levels[d], codes);
+    if (!Wide) return codes;
+    return _mm256_and_si256(d == 0 ? codes : _mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15));
+  }
+
+  /// Adds the dots of quads [First, First + Count) to the sums of registers part … part + R - 1.
+  template <int T, int R, int First, int Count>
+  void dot(const unsigned char* w, int part, const std::int8_t* x, __m256i (&sum)[R][T]) const {
+#pragma GCC unroll 2
+    for (int d = 0; d < kDigits; ++d) {
+      const __m256i unit = _mm256_set1_epi16(d == 0 ? 1 : 16);
+      __m256i chain[R][T];
+#pragma GCC unroll 8
+      for (int q = First; q < First + Count; ++q) {
+        __m256i weights[R];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) weights[r] = values(w, q, part + r, d);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          const __m256i four = four_codes(x + t * kCodeStep + 4 * q);
+#pragma GCC unroll 2
+          for (int r = 0; r < R; ++r) {
+            const __m256i product = _mm256_maddubs_epi16(weights[r], four);
+            const int place = (q - First) % kChain;
+            chain[r][t] = place == 0 ? product : _mm256_add_epi16(chain[r][t], product);
+            if (place == kChain - 1 || q == First + Count - 1)
+              sum[r][t] = _mm256_add_epi32(sum[r][t], _mm256_madd_epi16(chain[r][t], unit));
+          }
+        }
+      }
+    }
+  }
+
+  template <int T, int R, int Half>
+  void rows(const CodeProduct& p, const unsigned char* w, int part, std::ptrdiff_t s, const Groups& g,
+            std::ptrdiff_t group, vf (&total)[kParts][T]) const {
+    const float* scales = p.x8.scales + s * T;
+    __m256i sum[R][T];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+      const auto* zeros = reinterpret_cast<const __m256i*>(g.zero[group + Half] + (part + r) * kLanes);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+        sum[r][t] = _mm256_madd_epi16(_mm256_load_si256(zeros), two_sums(p.x8.sums + (s * T + t) * 2));
+    }
+    constexpr int kCount = Halves ? 4 : 8;
+    dot<T, R, Half * kCount, kCount>(w, part, p.x8.codes + s * T * kCodeStep, sum);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+      const vf scale = load_v(g.scale[group + Half] + (part + r) * kLanes);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const vf scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r][t]), _mm256_set1_ps(scales[t]));
+        total[part + r][t] = _mm256_fmadd_ps(scaled, scale, total[part + r][t]);
+      }
+    }
+    if (p.minimums) {
+      float x[T];
+      minus_x<!Halves>(p, s, Half, x);
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) {
+        const vf minimum = load_v(g.minimum[group + Half] + (part + r) * kLanes);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t)
+          total[part + r][t] = _mm256_fnmadd_ps(_mm256_set1_ps(x[t]), minimum, total[part + r][t]);
+      }
+    }
+  }
+
+  template <int T>
+  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
+            vf (&total)[kParts][T]) const {
+    constexpr int kTogether = T == 8 ? 1 : kParts;
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; part += kTogether) {
+      rows<T, kTogether, 0>(p, w, part, s, g, group, total);
+      if constexpr (Halves) rows<T, kTogether, 1>(p, w, part, s, g, group, total);
+    }
+  }
+};
+
+/// The multiply-adds of one step. Affine: weights get their scale and minimum before they are multiplied, as they would
+/// be decoded; otherwise sums get the scale. Halves: two groups of 16 in a step.
+template <int Bits, bool Affine, bool Halves>
+struct FloatDots {
+  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
+  static constexpr bool kHalves = Halves;
+
+  explicit FloatDots(const CodeProduct& p)
+      : levels(
+            _mm256_xor_si256(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.levels))),
+                             _mm256_set1_epi8(-128))) {}
+  __m256i levels;  ///< plus 128
+
+  /// Zeros as floats, the lift of the levels included.
+  std::int32_t zero(std::int32_t v, std::ptrdiff_t) const {
+    return static_cast<std::int32_t>(f32_bits(static_cast<float>(Bits == 4 ? v + 128 : v)));
+  }
+
+  /// The byte at bits 0 or 8 as a float: 2^23 or 2^15 has the unit of its last bit, or of bit 8, at 1.
+  static vf byte_value(__m256i bytes, int place, vf zero) {
+    const __m256i power = _mm256_set1_epi32(place == 0 ? 0x4b000000 : 0x47000000);
+    const __m256i mask = _mm256_set1_epi32(place == 0 ? 0xff : 0xff00);
+    const vf value = _mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(bytes, mask), power));
+    return _mm256_sub_ps(value, _mm256_add_ps(_mm256_castsi256_ps(power), zero));
+  }
+
+  template <int T, int R, int Half>
+  void rows(const CodeProduct& p, const unsigned char* w, int part, std::ptrdiff_t s, const Groups& g,
+            std::ptrdiff_t group, vf (&total)[kParts][T]) const {
+    constexpr int kCount = Halves ? 4 : 8;
+    const float* x = p.x + s * T * kCodeStep;
+    vf zero[R], scale[R], minimum[R], sum[R][T];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+      const int row = (part + r) * kLanes;
+      zero[r] = load_v(reinterpret_cast<const float*>(g.zero[group + Half]) + row);
+      scale[r] = load_v(g.scale[group + Half] + row);
+      minimum[r] = Affine ? load_v(g.minimum[group + Half] + row) : splat_v(0.0f);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sum[r][t] = splat_v(0.0f);
+    }
+#pragma GCC unroll 8
+    for (int q = Half * kCount; q < (Half + 1) * kCount; ++q) {
+      __m256i bytes[R];
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) {
+        bytes[r] = quad<Bits>(w, q, part + r);
+        if (Bits == 4) bytes[r] = _mm256_shuffle_epi8(levels, bytes[r]);
+      }
+#pragma GCC unroll 4
+      for (int b = 0; b < 4; ++b) {
+        const int k = q / 2 * 8 + kCodeOrder[q % 2 * 4 + b];
+        vf weight[R];
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
+          weight[r] = byte_value(b < 2 ? bytes[r] : _mm256_srli_epi32(bytes[r], 16), b % 2, zero[r]);
+          if (Affine) weight[r] = _mm256_fmadd_ps(weight[r], scale[r], minimum[r]);
+        }
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 2
+          for (int r = 0; r < R; ++r)
+            sum[r][t] = _mm256_fmadd_ps(weight[r], _mm256_set1_ps(x[t * kCodeStep + k]), sum[r][t]);
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        vf& y = total[part + r][t];
+        y = Affine ? _mm256_add_ps(y, sum[r][t]) : _mm256_fmadd_ps(sum[r][t], scale[r], y);
+      }
+    }
+  }
+
+  template <int T>
+  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
+            vf (&total)[kParts][T]) const {
+    constexpr int kTogether = T == 8 ? 1 : kParts;
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; part += kTogether) {
+      rows<T, kTogether, 0>(p, w, part, s, g, group, total);
+      if constexpr (Halves) rows<T, kTogether, 1>(p, w, part, s, g, group, total);
+    }
+  }
+};
+
+template <int Bits, bool Wide = false>
+void few_int8_of(const CodeProduct& p) {
+  p.group_steps == 0 ? few_codes<IntegerDots<Bits, Wide, true>>(p) : few_codes<IntegerDots<Bits, Wide, false>>(p);
+}
+void few_int8(const CodeProduct& p) noexcept {
+  switch (p.bits) {
+    case 2:
+      return few_int8_of<2>(p);
+    case 3:
+      return few_int8_of<3>(p);
+    case 4: {
+      const LevelRange range = level_range(p);
+      return range.highest - range.lowest > 32 ? few_int8_of<4, true>(p) : few_int8_of<4>(p);
+    }
+    case 5:
+      return few_int8_of<5>(p);
+    case 6:
+      return few_int8_of<6>(p);
+    default:
+      return few_int8_of<8, true>(p);
+  }
+}
+
+template <int Bits, bool Affine>
+void few_f32_of(const CodeProduct& p) {
+  p.group_steps == 0 ? few_codes<FloatDots<Bits, Affine, true>>(p) : few_codes<FloatDots<Bits, Affine, false>>(p);
+}
+template <int Bits>
+void few_f32_of(const CodeProduct& p) {
+  p.minimums ? few_f32_of<Bits, true>(p) : few_f32_of<Bits, false>(p);
+}
+void few_f32(const CodeProduct& p) noexcept {
+  switch (p.bits) {
+    case 2:
+      return few_f32_of<2>(p);
+    case 3:
+      return few_f32_of<3>(p);
+    case 4:
+      return few_f32_of<4>(p);
+    case 5:
+      return few_f32_of<5>(p);
+    case 6:
+      return few_f32_of<6>(p);
+    default:
+      return few_f32_of<8>(p);
+  }
+}
+
+/// Sum of the lanes of two registers.
+int sum_of(__m256i a, __m256i b) {
+  const __m256i both = _mm256_add_epi32(a, b);
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+}
+std::uint32_t largest_of(__m256i v) {
+  __m128i top = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  top = _mm_max_epu32(top, _mm_shuffle_epi32(top, 0x4e));
+  return static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(top, _mm_shuffle_epi32(top, 0xb1))));
+}
+
+/// A whole step of x; its end goes through the plain one.
+void quantize_steps(const float* x, std::ptrdiff_t n, int tokens, std::int8_t* codes, float* scales,
+                    std::int16_t* sums) noexcept {
+  const __m256i magnitude_bits = _mm256_set1_epi32(0x7fffffff);
+  const __m256 magic = _mm256_set1_ps(12582912.0f);
+  // Packing leaves k 0-3 8-11 16-19 24-27 in the low half and 4-7 12-15 20-23 28-31 in the high one.
+  const __m256i eights = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+  for (; n >= kCodeStep; n -= kCodeStep) {
+    __m256 values[4];
+    __m256i top = _mm256_setzero_si256();
+    for (int i = 0; i < 4; ++i) {
+      values[i] = _mm256_loadu_ps(x + 8 * i);
+      top = _mm256_max_epu32(top, _mm256_and_si256(_mm256_castps_si256(values[i]), magnitude_bits));
+    }
+    const std::uint32_t largest = largest_of(top);
+    if (largest >= 0x7f800000u) {
+      quantize(x, kCodeStep, tokens, codes, scales, sums);
+    } else {
+      const float scale = step_scale(as_f32(largest));
+      *scales = scale;
+      const __m256 divisor = _mm256_set1_ps(scale);
+      __m256i q[4];
+      for (int i = 0; i < 4; ++i)
+        q[i] = _mm256_cvtps_epi32(_mm256_sub_ps(_mm256_add_ps(_mm256_div_ps(values[i], divisor), magic), magic));
+      const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+      const __m256i in_order = _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(bytes, eights), order);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), in_order);
+      sums[0] = static_cast<std::int16_t>(-sum_of(q[0], q[1]));
+      sums[1] = static_cast<std::int16_t>(-sum_of(q[2], q[3]));
+    }
+    x += kCodeStep;
+    codes += tokens * kCodeStep;
+    scales += tokens;
+    sums += 2 * tokens;
+  }
+  quantize(x, n, tokens, codes, scales, sums);
+}
+
+}  // namespace
+
+void install_codes_avx2(CodeKernels& k, Features) noexcept {
+  k.few_int8 = {few_int8, "avx2"};
+  k.few_f32 = {few_f32, "avx2"};
+  k.quantize = {quantize_steps, "avx2"};
+}
+
+}  // namespace blockpack::kernels
