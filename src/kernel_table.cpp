@@ -72,7 +72,7 @@ constexpr Step kSteps[] = {
     {Isa::neon, 0,
      [](KernelTable& t, Features f) {
        install_dense_neon(t.dense, f);
-       t.codes = {};  // decoding rows by NEON is faster than the scalar kernels
+       install_codes_neon(t.codes, f);
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);
        install_quant_neon(t.quant, f);
@@ -80,7 +80,7 @@ constexpr Step kSteps[] = {
      }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_DOT)
-    {Isa::neon_dot, 0, [](KernelTable&, Features) {}},
+    {Isa::neon_dot, 0, [](KernelTable& t, Features f) { install_codes_neon_dot(t.codes, f); }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_BF16)
     {Isa::neon_dot, kArmBf16, [](KernelTable& t, Features f) { install_dense_neon_bf16(t.dense, f); }},
