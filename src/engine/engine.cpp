@@ -126,13 +126,17 @@ using engine::Product;
 
 bool multiplies_codes(Isa level) { return kernels::table_for(level).codes.few_f32.fn != nullptr; }
 
-index_t code_tokens(Isa level, Activations mode) {
+index_t code_tokens(const CodeSpec& spec, Isa level, Activations mode) {
   const kernels::KernelTable& table = kernels::table_for(level);
   if (table.codes.few_f32.fn == nullptr) return 0;
-  // Integer dots of many tokens beat f32 multiply-adds of decoded panels, 2 to 3 times on AVX2, and no bf16 tiles.
-  const bool any = mode == Activations::int8 && level != Isa::scalar && table.codes.few_int8.fn != nullptr &&
-                   table.dense.block_bf16.multiply.fn == nullptr;
-  return any ? std::numeric_limits<index_t>::max() : kCodeTokens;
+  if (mode != Activations::int8 || table.dense.block_bf16.multiply.fn != nullptr) return kCodeTokens;
+  // Sums in 16 bits beat the multiply-adds of the same registers where the values of codes are small. AVX-512 has
+  // longer ones for the latter alone.
+  const auto [lowest, highest] = std::minmax_element(spec.levels.begin(), spec.levels.end());
+  const bool small = spec.bits == 4 ? *highest - *lowest <= 32 : spec.bits < 8;
+  const bool dots = level == Isa::avx512vnni || level == Isa::amx || level == Isa::neon_dot;
+  const bool sums = level == Isa::avx2 || level == Isa::neon;
+  return dots || (sums && small) ? std::numeric_limits<index_t>::max() : kCodeTokens;
 }
 
 Activations resolve(Activations mode, double bits_per_weight, Isa level, bool codes) {

@@ -108,7 +108,7 @@ void pack_row(const CodeLayout& layout, const CodeRow& row, index_t r, std::byte
 int kernel_tokens(index_t tokens) { return static_cast<int>(std::bit_ceil(static_cast<std::size_t>(tokens))); }
 
 /// Tokens that share one pass over the weights: bounds the memory their coded forms take.
-constexpr index_t kTokenChunk = 256;
+constexpr index_t kCodeChunk = 256;
 
 /// Rows of x for a kernel, as int8 or as float32.
 class CodeActivations {
@@ -151,7 +151,7 @@ class CodeActivations {
   AlignedBuffer<float> floats_;
 };
 
-/// y = epilogue(x · Wᵀ) for up to kTokenChunk tokens. More than kCodeTokens
+/// y = epilogue(x · Wᵀ) for up to kCodeChunk tokens. More than kCodeTokens
 /// take turns with a few panels that stay in L2.
 void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w, bool int8) {
   const kernels::CodeProduct c = code_product(w);
@@ -259,8 +259,8 @@ void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mo
   if (mode == Activations::int8_token)
     return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
   const bool int8 = mode == Activations::int8 && table.codes.few_int8.fn != nullptr;
-  for (index_t first = 0; first < y.rows(); first += engine::kTokenChunk) {
-    const index_t tokens = std::min(engine::kTokenChunk, y.rows() - first);
+  for (index_t first = 0; first < y.rows(); first += engine::kCodeChunk) {
+    const index_t tokens = std::min(engine::kCodeChunk, y.rows() - first);
     const auto rows = [&](const auto& view) { return view.rows_from(first, tokens); };
     Epilogue epilogue = how.epilogue;
     if (!epilogue.token_scales.empty())

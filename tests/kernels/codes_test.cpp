@@ -346,7 +346,7 @@ TEST_CASE("the pack policy holds for codes, and a packed matrix computes without
   auto op = RowMatrix<Mx>::encode(view);
   CHECK(op.packed_bytes() == 0);
   const Activations mode = resolve(Activations::automatic, 4.25, active_isa(), codes);
-  const bool any_tokens = codes && code_tokens(active_isa(), mode) > kCodeTokens;
+  const bool any_tokens = codes && code_tokens(*Mx{}.code_spec(shape.cols, {}), active_isa(), mode) > kCodeTokens;
   CHECK(op.activation_mode(9) == resolve(Activations::automatic, 4.25, active_isa(), any_tokens));
   CHECK(op.activation_mode(8) == resolve(Activations::automatic, 4.25, active_isa(), codes));
   apply(op, 9);

@@ -52,9 +52,9 @@ BLOCKPACK_API bool multiplies_codes(Isa level);
 /// whose groups are rows, or of 128 weights and more. Any number of tokens.
 BLOCKPACK_API bool multiplies_int8(const CodeSpec& spec, index_t cols, Isa level);
 
-/// Tokens up to which a level multiplies weights that are codes as codes in that mode (not `automatic`); more are
-/// multiplied by decoded panels. kCodeTokens where these have bf16 tiles or the mode is no int8, otherwise any number.
-BLOCKPACK_API index_t code_tokens(Isa level, Activations mode);
+/// Tokens up to which a level multiplies such codes as codes in that mode (not `automatic`); more are multiplied by
+/// decoded panels. Any number by int8 where integer dots beat the panels, otherwise kCodeTokens.
+BLOCKPACK_API index_t code_tokens(const CodeSpec& spec, Isa level, Activations mode);
 #endif
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)

@@ -224,7 +224,7 @@ class RowMatrix {
     const Isa level = how.execution.level();
     if (!code_spec_ || !cache_->serves_codes() || !multiplies_codes(level)) return false;
     if (how.activations == Activations::int8_token && multiplies_int8(*code_spec_, shape_.cols, level)) return true;
-    const index_t at_most = code_tokens(level, resolve(how.activations, mode_bits(), level, true));
+    const index_t at_most = code_tokens(*code_spec_, level, resolve(how.activations, mode_bits(), level, true));
     return released_ || (tokens <= at_most && !how.execution.batch_invariant);
 #else
     return false;

@@ -64,28 +64,32 @@ struct IntegerDots {
     return _mm256_and_si256(d == 0 ? codes : _mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15));
   }
 
-  /// Adds the dots of quads [First, First + Count) to the sums of registers part … part + R - 1.
-  template <int T, int R, int First, int Count>
+  /// Adds the dots of quads [First, First + Count) to the sums of registers part … part + R - 1, from digits
+  /// [Digit, Digit + D) of the values.
+  template <int T, int R, int First, int Count, int Digit, int D>
   void dot(const unsigned char* w, int part, const std::int8_t* x, __m256i (&sum)[R][T]) const {
-#pragma GCC unroll 2
-    for (int d = 0; d < kDigits; ++d) {
-      const __m256i unit = _mm256_set1_epi16(d == 0 ? 1 : 16);
-      __m256i chain[R][T];
+    __m256i chain[D][R][T];
 #pragma GCC unroll 8
-      for (int q = First; q < First + Count; ++q) {
-        __m256i weights[R];
+    for (int q = First; q < First + Count; ++q) {
+      __m256i weights[D][R];
 #pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) weights[r] = values(w, q, part + r, d);
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (int d = 0; d < D; ++d) weights[d][r] = values(w, q, part + r, Digit + d);
+      }
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          const __m256i four = four_codes(x + t * kCodeStep + 4 * q);
+      for (int t = 0; t < T; ++t) {
+        const __m256i four = four_codes(x + t * kCodeStep + 4 * q);
 #pragma GCC unroll 2
-          for (int r = 0; r < R; ++r) {
-            const __m256i product = _mm256_maddubs_epi16(weights[r], four);
+        for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+          for (int d = 0; d < D; ++d) {
+            const __m256i product = _mm256_maddubs_epi16(weights[d][r], four);
             const int place = (q - First) % kChain;
-            chain[r][t] = place == 0 ? product : _mm256_add_epi16(chain[r][t], product);
-            if (place == kChain - 1 || q == First + Count - 1)
-              sum[r][t] = _mm256_add_epi32(sum[r][t], _mm256_madd_epi16(chain[r][t], unit));
+            chain[d][r][t] = place == 0 ? product : _mm256_add_epi16(chain[d][r][t], product);
+            if (place < kChain - 1 && q < First + Count - 1) continue;
+            const __m256i unit = _mm256_set1_epi16(Digit + d == 0 ? 1 : 16);
+            sum[r][t] = _mm256_add_epi32(sum[r][t], _mm256_madd_epi16(chain[d][r][t], unit));
           }
         }
       }
@@ -105,7 +109,11 @@ struct IntegerDots {
         sum[r][t] = _mm256_madd_epi16(_mm256_load_si256(zeros), two_sums(p.x8.sums + (s * T + t) * 2));
     }
     constexpr int kCount = Halves ? 4 : 8;
-    dot<T, R, Half * kCount, kCount>(w, part, p.x8.codes + s * T * kCodeStep, sum);
+    // One digit after the other where the sums of two do not fit the registers.
+    constexpr int kAtOnce = T <= 2 ? kDigits : 1;
+    const std::int8_t* x = p.x8.codes + s * T * kCodeStep;
+    dot<T, R, Half * kCount, kCount, 0, kAtOnce>(w, part, x, sum);
+    if constexpr (kAtOnce < kDigits) dot<T, R, Half * kCount, kCount, 1, 1>(w, part, x, sum);
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
       const vf scale = load_v(g.scale[group + Half] + (part + r) * kLanes);
@@ -116,14 +124,14 @@ struct IntegerDots {
       }
     }
     if (p.minimums) {
-      float x[T];
-      minus_x<!Halves>(p, s, Half, x);
+      float minus[T];
+      minus_x<!Halves>(p, s, Half, minus);
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) {
         const vf minimum = load_v(g.minimum[group + Half] + (part + r) * kLanes);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t)
-          total[part + r][t] = _mm256_fnmadd_ps(_mm256_set1_ps(x[t]), minimum, total[part + r][t]);
+          total[part + r][t] = _mm256_fnmadd_ps(_mm256_set1_ps(minus[t]), minimum, total[part + r][t]);
       }
     }
   }
