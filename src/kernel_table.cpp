@@ -59,7 +59,11 @@ constexpr Step kSteps[] = {
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512BF16)
-    {Isa::avx512vnni, kAvx512Bf16, [](KernelTable& t, Features f) { install_dense_avx512bf16(t.dense, f); }},
+    {Isa::avx512vnni, kAvx512Bf16,
+     [](KernelTable& t, Features f) {
+       install_dense_avx512bf16(t.dense, f);
+       install_codes_avx512bf16(t.codes, f);
+     }},
 #endif
 #if defined(BLOCKPACK_WITH_AMX)
     {Isa::amx, 0,

@@ -139,6 +139,11 @@ index_t code_tokens(const CodeSpec& spec, Isa level, Activations mode) {
   return dots || (sums && small) ? std::numeric_limits<index_t>::max() : kCodeTokens;
 }
 
+bool decodes_codes(Isa level) {
+  const kernels::KernelTable& table = kernels::table_for(level);
+  return table.codes.decode_bf16.fn != nullptr && table.dense.block_bf16.multiply.fn != nullptr;
+}
+
 Activations resolve(Activations mode, double bits_per_weight, Isa level, bool codes) {
   if (mode != Activations::automatic) return mode;
   const kernels::KernelTable& table = kernels::table_for(level);

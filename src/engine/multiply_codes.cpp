@@ -258,6 +258,10 @@ void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mo
   }
   if (mode == Activations::int8_token)
     return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
+  const bool many = x.rows() > kCodeTokens || how.execution.batch_invariant;
+  if (many && mode == Activations::bf16 && decodes_codes(table.level) && x.cols() > 0)
+    return engine::multiply_code_panels(
+        {table.dense, engine::Path::bf16, mode, x, y.cols(), x.cols(), y, how.epilogue, how.execution}, table.codes, w);
   const bool int8 = mode == Activations::int8 && table.codes.few_int8.fn != nullptr;
   for (index_t first = 0; first < y.rows(); first += engine::kCodeChunk) {
     const index_t tokens = std::min(engine::kCodeChunk, y.rows() - first);

@@ -158,6 +158,9 @@ kernels::CodeProduct code_product(const PackedCodes& w);
 /// y = epilogue(x · Wᵀ) in integers, x rounded as int8_token says, where the level multiplies_int8().
 void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const PackedCodes& w);
 
+/// y = epilogue(x · Wᵀ) by bf16 blocks that are decoded beside the products with the ones before. K > 0.
+void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w);
+
 /// Rows [row, row + rows) and columns [col, col + cols) of y from their sums.
 void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,
             index_t col, index_t cols);

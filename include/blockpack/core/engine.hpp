@@ -55,6 +55,9 @@ BLOCKPACK_API bool multiplies_int8(const CodeSpec& spec, index_t cols, Isa level
 /// Tokens up to which a level multiplies such codes as codes in that mode (not `automatic`); more are multiplied by
 /// decoded panels. Any number by int8 where integer dots beat the panels, otherwise kCodeTokens.
 BLOCKPACK_API index_t code_tokens(const CodeSpec& spec, Isa level, Activations mode);
+
+/// Whether a level multiplies many tokens by bf16 panels that it decodes from packed codes.
+BLOCKPACK_API bool decodes_codes(Isa level);
 #endif
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
@@ -117,7 +120,8 @@ class PackedCodes {
 BLOCKPACK_API void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
                           const ApplyOptions& how);
 
-/// The same from packed codes, at a level that multiplies_codes(); any number of tokens.
+/// The same from packed codes, at a level that multiplies_codes(); any number of tokens. In mode bf16, more than
+/// kCodeTokens tokens (or any, where batches must not show) go through tiles where the level decodes_codes().
 BLOCKPACK_API void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mode,
                           const ApplyOptions& how);
 

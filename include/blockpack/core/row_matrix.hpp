@@ -142,7 +142,8 @@ class RowMatrix {
       if (const PackedWeights* packed = cache_->get(w, weight_type(mode), how.execution, released_))
         return matmul(x, *packed, y, mode, how);
     } else if constexpr (CodeFormat<F>) {
-      if (by_codes(x.rows(), how)) {
+      const bool decoded = mode == Activations::bf16 && decodes_codes(how.execution.level());
+      if (by_codes(x.rows(), how) || (packs_codes(how.execution) && (decoded || released_))) {
         if (const PackedCodes* packed = cache_->get(code_source(), how.execution))
           return matmul(x, *packed, y, mode, how);
       }
@@ -218,18 +219,25 @@ class RowMatrix {
     return mode == Activations::bf16 ? WeightType::bf16 : WeightType::f32;
   }
 
-  /// Whether such an apply multiplies packed codes.
+  /// Whether such an apply multiplies packed codes as they are.
   bool by_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] const ApplyOptions& how) const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     const Isa level = how.execution.level();
-    if (!code_spec_ || !cache_->serves_codes() || !multiplies_codes(level)) return false;
+    if (!packs_codes(how.execution)) return false;
     if (how.activations == Activations::int8_token && multiplies_int8(*code_spec_, shape_.cols, level)) return true;
     const index_t at_most = code_tokens(*code_spec_, level, resolve(how.activations, mode_bits(), level, true));
-    return released_ || (tokens <= at_most && !how.execution.batch_invariant);
+    return (tokens <= at_most && !how.execution.batch_invariant) || (released_ && !decodes_codes(level));
 #else
     return false;
 #endif
   }
+
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+  /// Whether there are packed codes, or will be, and the level has kernels for them.
+  bool packs_codes(const Execution& how) const {
+    return code_spec_ && cache_->serves_codes() && multiplies_codes(how.level());
+  }
+#endif
 
   RowPointers row_pointers(index_t row) const noexcept {
     RowPointers p;

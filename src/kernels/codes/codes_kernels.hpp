@@ -32,6 +32,8 @@ inline constexpr std::ptrdiff_t kCodeRows = 16;
 inline constexpr std::ptrdiff_t kCodeStep = 32;
 /// Groups of a block, at most.
 inline constexpr std::ptrdiff_t kBlockGroups = 16;
+/// Elements from a tile of a panel to that of the next step: two panels of 16 rows make one of 32 columns.
+inline constexpr std::ptrdiff_t kCodeTile = 2 * kCodeRows * kCodeStep;
 /// Place of element i of 8 weights in their order: kCodeOrder[i] is its k.
 static constexpr int kCodeOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 
@@ -77,6 +79,18 @@ struct CodeProduct {
   std::ptrdiff_t sums_stride;
 };
 
+/// Where a decoder stands in a panel, and what the groups of that block have.
+struct CodeDecoder {
+  alignas(64) float scale[kBlockGroups][kCodeRows];
+  alignas(64) float zero[kBlockGroups][kCodeRows];
+  alignas(64) float offset[kBlockGroups][kCodeRows];
+  const unsigned char* panel;  ///< null: none yet
+  const unsigned char* block;
+  std::ptrdiff_t first;  ///< steps of the block
+  std::ptrdiff_t end;
+  bool powers;  ///< `scale` is what is added to the exponents of pairs of bf16
+};
+
 struct CodeKernels {
   /// Integer dots of a step; then the scale of x, then that of the weights, one fused multiply-add a group.
   Slot<void (*)(const CodeProduct& p) noexcept> few_int8;
@@ -88,6 +102,12 @@ struct CodeKernels {
   Slot<void (*)(const float* x, std::ptrdiff_t n, int tokens, std::int8_t* codes, float* scales,
                 std::int16_t* sums) noexcept>
       quantize;
+  /// Steps [step, step + count) of a panel (of which codes, groups and scales `p` says the form) as bf16, rounded to
+  /// nearest, ties away from zero: tiles dst[16 pairs of k][16 rows][2], kCodeTile elements apart. Meanwhile what lies
+  /// `ahead` bytes further is fetched. Without a function: the level has no bf16 products.
+  Slot<void (*)(const CodeProduct& p, const unsigned char* panel, std::ptrdiff_t step, std::ptrdiff_t count,
+                std::ptrdiff_t ahead, CodeDecoder& d, std::uint16_t* dst) noexcept>
+      decode_bf16;
 };
 
 /// Calls visit("name", slot) for every slot of the family.
@@ -96,12 +116,14 @@ void visit_slots(const CodeKernels& k, Visitor&& visit) {
   visit("few_f32_int8_codes", k.few_int8);
   visit("few_f32_f32_codes", k.few_f32);
   visit("quantize_int8", k.quantize);
+  visit("decode_bf16_codes", k.decode_bf16);
 }
 
 void install_codes_scalar(CodeKernels& k, Features features) noexcept;
 void install_codes_avx2(CodeKernels& k, Features features) noexcept;
 void install_codes_avx512(CodeKernels& k, Features features) noexcept;
 void install_codes_avx512vnni(CodeKernels& k, Features features) noexcept;
+void install_codes_avx512bf16(CodeKernels& k, Features features) noexcept;
 void install_codes_neon(CodeKernels& k, Features features) noexcept;
 void install_codes_neon_dot(CodeKernels& k, Features features) noexcept;
 

@@ -133,12 +133,22 @@ static inline void drain(Drain& d, std::ptrdiff_t rows) {
   }
 }
 
+// What runs beside the products with a panel, a part at every step.
+struct Parts {
+  Beside* beside;
+  std::ptrdiff_t part;
+  std::ptrdiff_t parts;
+  void run() {
+    if (beside != nullptr) beside->run(*beside, part++, parts);
+  }
+};
+
 // T row tiles (1 or 2) against a panel. Y: the tiles before these are drained meanwhile. In the first step a sum is
 // loaded right before its first product, in the last one stored right after its last: the others hide the wait.
 template <int T, int W, int X, bool Y>
 static inline void multiply_tiles(const char* x, std::ptrdiff_t x_tile_bytes, std::ptrdiff_t x_step, const char* w,
                                   std::ptrdiff_t steps, float* sums, std::ptrdiff_t sums_tile, bool accumulate,
-                                  Ahead& ahead, Drain& before) {
+                                  Ahead& ahead, Drain& before, Parts& beside) {
   float* second = sums + sums_tile;
   const char* next_sums = reinterpret_cast<const char*>(sums + T * sums_tile);
   if (!accumulate) {
@@ -180,6 +190,7 @@ static inline void multiply_tiles(const char* x, std::ptrdiff_t x_tile_bytes, st
       if (store) BLOCKPACK_TILE_STORE_SUMS(2, second);
       if (store) BLOCKPACK_TILE_STORE_SUMS(3, second + 16);
     }
+    beside.run();
     next_sums += 4 * kLine;
     w += 2 * kTile;
     x += x_step;
@@ -274,15 +285,19 @@ static void panels_by_pairs(const BlockProduct& p) {
   Drain before{};
   for (std::ptrdiff_t panel = 0; panel < p.panels; ++panel) {
     const char* x = static_cast<const char*>(p.x);
-    const char* w = static_cast<const char*>(p.w) + panel * p.w_panel_bytes;
+    const std::ptrdiff_t place = p.beside == nullptr ? panel : panel % 2;
+    const char* w = static_cast<const char*>(p.w) + place * p.w_panel_bytes;
     const char* next = panel + 1 < p.panels ? w + p.w_panel_bytes : static_cast<const char*>(p.next_w);
+    Parts beside{p.beside, 0, (p.tiles + 1) / 2 * steps};
     ahead.w = next != nullptr ? next : w;
     float* sums = p.sums + panel * p.sums_panel;
     for (std::ptrdiff_t t = 0; t < p.tiles; t += 2) {
       if (t + 2 <= p.tiles) {
-        multiply_tiles<2, W, X, Y>(x, p.x_tile_bytes, x_step, w, steps, sums, sums_tile, p.accumulate, ahead, before);
+        multiply_tiles<2, W, X, Y>(x, p.x_tile_bytes, x_step, w, steps, sums, sums_tile, p.accumulate, ahead, before,
+                                   beside);
       } else {
-        multiply_tiles<1, W, X, Y>(x, p.x_tile_bytes, x_step, w, steps, sums, sums_tile, p.accumulate, ahead, before);
+        multiply_tiles<1, W, X, Y>(x, p.x_tile_bytes, x_step, w, steps, sums, sums_tile, p.accumulate, ahead, before,
+                                   beside);
       }
       if (Y) {
         const std::ptrdiff_t row = t * p.tile_rows;
@@ -314,7 +329,9 @@ static void blocks(const BlockProduct& p) {
   // 16 lines of each half and step of the block, shared by the pairs of row tiles.
   const std::ptrdiff_t pairs = (p.tiles + 1) / 2;
   const bool x_ahead = p.next_x != nullptr && p.panels * pairs >= 32;
-  if (pairs >= 16) {
+  if (p.beside != nullptr) {
+    x_ahead ? panels_by_pairs<0, 2, Y>(p) : panels_by_pairs<0, 0, Y>(p);
+  } else if (pairs >= 16) {
     x_ahead ? panels_by_pairs<1, 3, Y>(p) : panels_by_pairs<1, 0, Y>(p);
   } else if (pairs >= 8) {
     x_ahead ? panels_by_pairs<2, 2, Y>(p) : panels_by_pairs<2, 0, Y>(p);
@@ -329,7 +346,7 @@ void block_bf16(const BlockProduct& p) noexcept {
   configure(p.tile_rows, p.tiles == 1 ? 5 : 6);
   if (p.y != nullptr) {
     blocks<true>(p);
-  } else if (p.tiles <= 2) {
+  } else if (p.tiles <= 2 && p.beside == nullptr) {
     p.next_w != nullptr ? stream_panels<true>(p) : stream_panels<false>(p);
   } else {
     blocks<false>(p);
@@ -339,6 +356,6 @@ void block_bf16(const BlockProduct& p) noexcept {
 
 }  // namespace
 
-void install_dense_amx(DenseKernels& k, Features) noexcept { k.block_bf16 = {{block_bf16, "amx"}, 16, true}; }
+void install_dense_amx(DenseKernels& k, Features) noexcept { k.block_bf16 = {{block_bf16, "amx"}, 16, true, true}; }
 
 }  // namespace blockpack::kernels

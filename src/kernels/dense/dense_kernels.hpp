@@ -28,6 +28,12 @@ inline constexpr std::ptrdiff_t kBf16Depth = 512;
 /// Floats between the rows of a packed f32 tile of x: one line more than the block, so that rows do not alias.
 inline constexpr std::ptrdiff_t kF32XStride = kF32Depth + 16;
 
+/// Work that a product does beside its own: the weights of the next panel while it multiplies those of this one.
+struct Beside {
+  /// Called for each part of the product with one panel; with the last part, all of the work must be done.
+  void (*run)(Beside& self, std::ptrdiff_t part, std::ptrdiff_t parts) noexcept;
+};
+
 /// sums (+)= x · w for tiles of rows of x and panels of one block of K, depth >= 1.
 struct BlockProduct {
   const void* x;                ///< row tile 0 of the block
@@ -37,6 +43,7 @@ struct BlockProduct {
   std::ptrdiff_t rows;       ///< rows of all tiles without those beyond M, which are the end of the last tile
   const void* w;             ///< panel 0, at the first k of the block
   std::ptrdiff_t w_panel_bytes;
+  Beside* beside;  ///< what makes the weights of the panel after, or null. If not: panel i lies where panel i % 2 does
   std::ptrdiff_t panels;
   std::ptrdiff_t depth;  ///< k in the block, a multiple of the path's step
   float* sums;           ///< panel p, tile t at sums + p * sums_panel + t * tile_rows * 32, rows of 32
@@ -58,7 +65,8 @@ struct BlockProduct {
 struct BlockKernel {
   Slot<void (*)(const BlockProduct& p) noexcept> multiply;
   std::ptrdiff_t max_tile_rows = 0;
-  bool writes_y = false;  ///< whether `multiply` heeds BlockProduct::y
+  bool writes_y = false;     ///< whether `multiply` heeds BlockProduct::y
+  bool runs_beside = false;  ///< and BlockProduct::beside
 };
 
 /// sums = x · w for a few tokens, whole K, panels read once from memory.

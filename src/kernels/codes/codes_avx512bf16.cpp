@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Packed codes to bf16 tiles, a step of 16 rows x 32 k at a time, for products of many tokens: 16 lines of 16 pairs.
+///
+/// A lane holds codes of one row whose 16-bit halves are an even and an odd k, so one permute of words gives a line of
+/// pairs. Where all scales are powers of two and results are far from the ends of the range, the level itself is looked
+/// up as bf16 and the scale added to its exponent: shift, permute, test and add, 32 cycles a step of the port that
+/// permutes. Otherwise levels become floats, get scale, zero and minimum in one multiply-add, are rounded to nearest
+/// even and interleaved: about 9 instructions a line, 72 cycles a step.
+///
+/// Expected limit: none of its own from 128 tokens on, where tile products of 256 cycles a step hide it; these cycles
+/// for fewer.
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+#include "kernels/codes/codes_kernels.hpp"
+
+namespace blockpack::kernels {
+namespace {
+
+#include "kernels/codes/codes_plain.inc"
+
+#include "kernels/codes/codes_avx512.inc"
+
+/// Line of pair i of 8 k in a tile, as element order gives them: (k0, k1) (k4, k5) from the first four elements,
+/// (k2, k3) (k6, k7) from the others.
+constexpr int kPairOrder[4] = {0, 2, 1, 3};
+
+static inline void store_line(std::uint16_t* dst, __m512i line) { _mm512_storeu_si512(dst, line); }
+
+/// Whether weights are small integers times powers of two, the multiplier among them.
+static inline bool by_powers(const CodeProduct& p) {
+  return p.scale == 0 && p.bits == 4 && !p.minimums && !p.zeros && p.zero == 0 &&
+         (f32_bits(p.multiplier) & 0x807fffffu) == 0;
+}
+/// The scales of a block as steps of the exponents of both halves of a lane; false if one of them is not within 2^-100
+/// … 2^100, where exponents of small integers have room.
+static inline bool read_powers(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, CodeDecoder& d) {
+  const __m512i bias = _mm512_set1_epi32(254 - static_cast<int>(f32_bits(p.multiplier) >> 23));
+  __m512i farthest = _mm512_setzero_si512();
+  for (std::ptrdiff_t g = 0; g < groups; ++g) {
+    const __m512i byte = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at + kCodeRows * g)));
+    const __m512i power = _mm512_sub_epi32(byte, bias);
+    farthest = _mm512_max_epu32(farthest, _mm512_abs_epi32(power));
+    const __m512i high = _mm512_slli_epi32(power, 23);
+    _mm512_store_si512(d.scale[g], _mm512_or_si512(high, _mm512_srli_epi32(high, 16)));
+  }
+  return _mm512_cmpgt_epi32_mask(farthest, _mm512_set1_epi32(100)) == 0;
+}
+
+/// Reads what the groups of the block of step `step` have.
+static void enter_block(const CodeProduct& p, const unsigned char* panel, std::ptrdiff_t step, std::ptrdiff_t ahead,
+                        CodeDecoder& d) {
+  const std::ptrdiff_t index = step / p.block_steps;
+  d.panel = panel;
+  d.block = panel + index * p.block_bytes;
+  d.first = index * p.block_steps;
+  d.end = p.steps - d.first < p.block_steps ? p.steps : d.first + p.block_steps;
+  const std::ptrdiff_t steps = d.end - d.first, groups = block_groups(p, steps);
+  const unsigned char* at = d.block + steps * code_step_bytes(p.bits);
+  const unsigned char* end = d.block + block_bytes(p, steps, groups);
+  for (const unsigned char* line = at; line < end; line += 64) _mm_prefetch(line + ahead, _MM_HINT_T0);
+  d.powers = by_powers(p) && read_powers(p, at, groups, d);
+  if (d.powers) return;
+  read_scales(p, at, groups, p.multiplier, d.scale);
+  const unsigned char* minimums = at + scales_bytes(p, groups);
+  if (p.minimums) read_scales(p, minimums, groups, 1.0f, d.offset);
+  const unsigned char* zeros = minimums + (p.minimums ? scales_bytes(p, groups) : 0);
+  for (std::ptrdiff_t g = 0; g < groups; ++g) {
+    // Rounding by addition keeps a NaN only if its fraction has room.
+    const __m512 scale = _mm512_load_ps(d.scale[g]), nan = _mm512_set1_ps(__builtin_nanf(""));
+    _mm512_store_ps(d.scale[g], _mm512_mask_mov_ps(scale, _mm512_cmp_ps_mask(scale, scale, _CMP_UNORD_Q), nan));
+    const __m512 zero = _mm512_cvtepi32_ps(p.zeros ? zero_line(zeros, g) : _mm512_set1_epi32(p.zero));
+    const __m512 minimum = p.minimums ? _mm512_load_ps(d.offset[g]) : _mm512_setzero_ps();
+    // Levels take zero and minimum in one addition, numbers lose their zero first: times a scale it could overflow.
+    const __m512 lowered = _mm512_fnmadd_ps(zero, _mm512_load_ps(d.scale[g]), minimum);
+    _mm512_store_ps(d.zero[g], zero);
+    _mm512_store_ps(d.offset[g], p.bits > 4 ? minimum : lowered);
+  }
+}
+
+/// The levels as bf16, twice: the index of a word permute has 5 bits, the fifth of which belongs to the next code.
+static inline __m512i bf16_levels(const CodeProduct& p) {
+  const __m512i ints = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.levels)));
+  const __m512i bits = _mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(ints)), 16);
+  const __m512i table = _mm512_castsi256_si512(_mm512_cvtepi32_epi16(bits));
+  return _mm512_shuffle_i64x2(table, table, 0x44);
+}
+
+/// Levels looked up, and the scale added to their exponents.
+static inline void step_of_powers(__m512i levels, const unsigned char* w, const float* scale, std::uint16_t* dst) {
+  const __m512i exponent = _mm512_load_si512(scale);
+#pragma GCC unroll 4
+  for (int line = 0; line < 4; ++line) {
+    const __m512i codes = load_line(w + 64 * line);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const unsigned shift = 8 * (static_cast<unsigned>(i) % 2) + 4 * (static_cast<unsigned>(i) / 2);
+      const __m512i level = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, shift), levels);
+      const __mmask32 nonzero = _mm512_test_epi16_mask(level, level);
+      store_line(dst + 32 * (4 * line + kPairOrder[i]), _mm512_mask_add_epi16(level, nonzero, level, exponent));
+    }
+  }
+}
+
+/// Two lines of floats, even and odd k of 16 rows, to pairs of bf16. Additions, shifts and logic run beside the
+/// permutes; a conversion and the permute that puts its result in order would not.
+static inline __m512i pairs_of(__m512 even, __m512 odd) {
+  const __m512i half = _mm512_set1_epi32(0x8000);
+  const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
+  const __m512i high = _mm512_add_epi32(_mm512_castps_si512(odd), half);
+  return _mm512_ternarylogic_epi32(high, low, _mm512_set1_epi32(0xffff), 0xd8);  // third ? second : first
+}
+
+/// The byte b of every lane less zero: 2^23 or 2^15 has the unit of its last bit, or of bit 8, at 1.
+static inline __m512 byte_value(__m512i codes, int b, __m512 zero) {
+  const __m512i at = b < 2 ? codes : _mm512_srli_epi32(codes, 16);
+  const __m512i power = _mm512_set1_epi32(b % 2 == 0 ? 0x4b000000 : 0x47000000);
+  const __m512i mask = _mm512_set1_epi32(b % 2 == 0 ? 0xff : 0xff00);
+  const __m512 value = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(at, mask, power, 0xea));
+  return _mm512_sub_ps(value, _mm512_add_ps(_mm512_castsi512_ps(power), zero));
+}
+
+/// What the four codes of quad Q of every row stand for, as floats: by their levels, or as numbers.
+template <int Bits, int Q>
+static inline void quad_lines(const unsigned char* w, __m512 levels, __m512 zero, __m512 scale, __m512 offset,
+                              std::uint16_t* dst) {
+  __m512i codes;
+  if constexpr (Bits == 4) {  // the permute reads four bits of a lane
+    codes = move_up<-plane_bit(4, 4 * Q)>(load_line(w + plane_byte(4, 0, 4 * Q)));
+  } else {
+    codes = quad<Bits, Q>(w);
+  }
+  const auto value = [&](int b) {
+    __m512 v;
+    if constexpr (Bits > 4) {
+      v = byte_value(codes, b, zero);
+    } else {
+      v = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 8 * static_cast<unsigned>(b)), levels);
+    }
+    return _mm512_fmadd_ps(v, scale, offset);
+  };
+  std::uint16_t* at = dst + 32 * (Q / 2 * 4 + Q % 2);
+  store_line(at, pairs_of(value(0), value(2)));
+  store_line(at + 64, pairs_of(value(1), value(3)));
+}
+
+/// What the permute of codes up to 4 bits looks up.
+template <int Bits>
+static inline __m512 f32_levels(const CodeProduct& p) {
+  __m512i ints = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  if (Bits == 4) ints = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.levels)));
+  return _mm512_cvtepi32_ps(ints);
+}
+
+/// Any codes, scales, zeros and minimums. `second`: how far the group of the second half step is from that of the
+/// first.
+template <int Bits>
+static inline void step_of_floats(__m512 levels, const unsigned char* w, const CodeDecoder& d, std::ptrdiff_t group,
+                                  std::ptrdiff_t second, std::uint16_t* dst) {
+  const auto half = [&](std::ptrdiff_t g, const auto& lines) {
+    lines(_mm512_load_ps(d.zero[g]), _mm512_load_ps(d.scale[g]), _mm512_load_ps(d.offset[g]));
+  };
+  half(group, [&](__m512 zero, __m512 scale, __m512 offset) {
+    quad_lines<Bits, 0>(w, levels, zero, scale, offset, dst);
+    quad_lines<Bits, 1>(w, levels, zero, scale, offset, dst);
+    quad_lines<Bits, 2>(w, levels, zero, scale, offset, dst);
+    quad_lines<Bits, 3>(w, levels, zero, scale, offset, dst);
+  });
+  half(group + second, [&](__m512 zero, __m512 scale, __m512 offset) {
+    quad_lines<Bits, 4>(w, levels, zero, scale, offset, dst);
+    quad_lines<Bits, 5>(w, levels, zero, scale, offset, dst);
+    quad_lines<Bits, 6>(w, levels, zero, scale, offset, dst);
+    quad_lines<Bits, 7>(w, levels, zero, scale, offset, dst);
+  });
+}
+
+/// Steps of one block.
+template <int Bits>
+static void decode_steps(const CodeProduct& p, std::ptrdiff_t step, std::ptrdiff_t end, std::ptrdiff_t ahead,
+                         const CodeDecoder& d, std::uint16_t* dst) {
+  constexpr std::ptrdiff_t kBytes = code_step_bytes(Bits);
+  const unsigned char* w = d.block + (step - d.first) * kBytes;
+  const std::ptrdiff_t per_group = p.group_steps == 0 ? 1 : p.group_steps;
+  std::ptrdiff_t group = (step - d.first) / per_group, left = per_group - (step - d.first) % per_group;
+  if (p.group_steps == 0) group *= 2;
+  const __m512i bf16 = bf16_levels(p);
+  const __m512 floats = f32_levels<Bits>(p);
+  for (; step < end; ++step, w += kBytes, dst += kCodeTile) {
+#pragma GCC unroll 8
+    for (std::ptrdiff_t b = 0; b < kBytes; b += 64) _mm_prefetch(w + b + ahead, _MM_HINT_T0);
+    if (Bits == 4 && d.powers) {
+      step_of_powers(bf16, w, d.scale[group], dst);
+    } else {
+      step_of_floats<Bits>(floats, w, d, group, p.group_steps == 0 ? 1 : 0, dst);
+    }
+    if (--left == 0) {
+      group += p.group_steps == 0 ? 2 : 1;
+      left = per_group;
+    }
+  }
+}
+
+void decode_bf16(const CodeProduct& p, const unsigned char* panel, std::ptrdiff_t step, std::ptrdiff_t count,
+                 std::ptrdiff_t ahead, CodeDecoder& d, std::uint16_t* dst) noexcept {
+  for (const std::ptrdiff_t last = step + count; step < last;) {
+    if (d.panel != panel || step < d.first || step >= d.end) enter_block(p, panel, step, ahead, d);
+    const std::ptrdiff_t end = last < d.end ? last : d.end;
+    switch (p.bits) {
+      case 2:
+        decode_steps<2>(p, step, end, ahead, d, dst);
+        break;
+      case 3:
+        decode_steps<3>(p, step, end, ahead, d, dst);
+        break;
+      case 4:
+        decode_steps<4>(p, step, end, ahead, d, dst);
+        break;
+      case 5:
+        decode_steps<5>(p, step, end, ahead, d, dst);
+        break;
+      case 6:
+        decode_steps<6>(p, step, end, ahead, d, dst);
+        break;
+      default:
+        decode_steps<8>(p, step, end, ahead, d, dst);
+    }
+    dst += (end - step) * kCodeTile;
+    step = end;
+  }
+}
+
+}  // namespace
+
+void install_codes_avx512bf16(CodeKernels& k, Features) noexcept { k.decode_bf16 = {decode_bf16, "avx512bf16"}; }
+
+}  // namespace blockpack::kernels
