@@ -38,9 +38,10 @@ concept Bf16Decodable = requires(const F& f, std::span<const std::byte* const> s
 
 /// W [out, in] in row format F: y [tokens, out] = epilogue(x [tokens, in] · Wᵀ).
 ///
-/// A dense format has a packed form, built as the pack policy says. A format of integer codes (CodeFormat) has one for
-/// up to code_tokens() tokens, at levels that multiply codes; more are multiplied by panels decoded on the way, as are
-/// other formats, for which every policy acts as `none` (packed_bytes() is 0).
+/// A dense format has a packed form, built as the pack policy says. A format of integer codes (CodeFormat) has one at
+/// levels that multiply codes: up to code_tokens() tokens meet the codes themselves, more meet panels decoded from them
+/// or, at levels that cannot, from the stored rows. So do all tokens of other formats, for which every policy acts as
+/// `none` (packed_bytes() is 0).
 template <RowFormat F>
 class RowMatrix {
  public:
