@@ -37,10 +37,6 @@ double tolerance(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::f32 ? 1e-5 : arithmetic == Arithmetic::bf16 ? 6e-3 : 0.15;
 }
 
-const char* name_of(Arithmetic arithmetic) {
-  return arithmetic == Arithmetic::f32 ? "f32" : arithmetic == Arithmetic::bf16 ? "bf16" : "int8";
-}
-
 double dot(const float* a, const float* b, index_t k) {
   double sum[8] = {};
   index_t i = 0;

@@ -17,6 +17,9 @@ using index_t = std::ptrdiff_t;
 
 /// The arithmetic of a product: what its results are held to, and which peak its roofline uses.
 enum class Arithmetic : std::uint8_t { f32, bf16, int8 };
+inline std::string name_of(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::f32 ? "f32" : arithmetic == Arithmetic::bf16 ? "bf16" : "int8";
+}
 
 /// W [n, k] in float32, row-major and contiguous. Outlives every product made of it.
 struct Weights {

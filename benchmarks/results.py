@@ -15,7 +15,7 @@ class Row:
         self.counters = {}
         self.label = ""  # of a product: its arithmetic, and which of several ways a peer took
         self.error = None
-        head, _, _ = name.partition("/M:") if "/M:" in name else name.partition("/N:")
+        head = re.split(r"/(?:M|N|prompt|generate):", name, maxsplit=1)[0]
         parts = head.split("/")
         self.operation = parts[0]
         self.scheme = "/".join(parts[1:-1])
@@ -55,7 +55,8 @@ class Row:
         return self.fields.get("tier", "")
 
 
-COUNTERS = ("GBps", "GOPS", "limit_fraction", "bits_per_weight", "rel_error", "streams")
+COUNTERS = ("GBps", "GOPS", "limit_fraction", "bits_per_weight", "rel_error", "streams", "tokens_per_s",
+            "outside")
 UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 

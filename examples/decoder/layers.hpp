@@ -52,13 +52,24 @@ inline void add_scaled(float a, const float* __restrict x, float* __restrict y, 
   for (; i < n; ++i) y[i] += a * x[i];
 }
 
+/// Σ x², in lanes as add_scaled runs.
+inline float sum_of_squares(std::span<const float> x) {
+  constexpr std::size_t kRun = 8;
+  float lanes[kRun] = {};
+  std::size_t i = 0;
+  for (; i + kRun <= x.size(); i += kRun)
+    for (std::size_t j = 0; j < kRun; ++j) lanes[j] += x[i + j] * x[i + j];
+  for (; i < x.size(); ++i) lanes[0] += x[i] * x[i];
+  return std::accumulate(lanes, lanes + kRun, 0.0f);
+}
+
 /// dst = x / sqrt(mean(x²) + epsilon) ⊙ weight, row by row.
 inline void rms_norm(MatrixView<const float> x, std::span<const float> weight, float epsilon, MatrixView<float> dst) {
   for (index_t t = 0; t < x.rows(); ++t) {
-    float sum = 0;
-    for (const float value : x.row(t)) sum += value * value;
-    const float scale = 1.0f / std::sqrt(sum / static_cast<float>(x.cols()) + epsilon);
-    for (index_t i = 0; i < x.cols(); ++i) dst(t, i) = x(t, i) * scale * weight[static_cast<std::size_t>(i)];
+    const float scale = 1.0f / std::sqrt(sum_of_squares(x.row(t)) / static_cast<float>(x.cols()) + epsilon);
+    const float* src = x.row_data(t);
+    float* out = dst.row_data(t);
+    for (index_t i = 0; i < x.cols(); ++i) out[i] = src[i] * scale * weight[static_cast<std::size_t>(i)];
   }
 }
 
