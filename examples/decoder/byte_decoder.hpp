@@ -49,7 +49,7 @@ class ByteDecoder : public Decoder {
   /// Takes the operators and norms out of a model, compressed or plain; the model's mapping stays alive with them.
   /// blockpack::Error that names the tensor when one is missing or has another shape.
   ByteDecoder(const CompressedModel& model, const DecoderConfig& config)
-      : Decoder(config, read_matrices(model, config), read_norms(model, config)) {}
+      : Decoder{config, read_matrices(model, config), read_norms(model, config)} {}  // in this order
 
   /// Next-byte logits of several windows at once: `bytes` holds windows of `window` bytes one after another, row t of
   /// `logits` [bytes.size(), vocab] predicts the byte after byte t of its window.

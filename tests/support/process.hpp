@@ -48,9 +48,16 @@ inline ProcessResult run_process(const std::string& program, const std::vector<s
   argv.push_back(nullptr);
   const int image = ::open(program.c_str(), O_PATH | O_CLOEXEC);
   if (image < 0) throw std::runtime_error("cannot open " + program);
+  // The child must not run the handlers of this process: one that allocates would wait for a lock that fork() held.
+  sigset_t every, before;
+  ::sigfillset(&every);
+  ::pthread_sigmask(SIG_SETMASK, &every, &before);
   const pid_t child = ::fork();
+  if (child != 0) ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (child < 0) throw std::runtime_error("fork failed");
   if (child == 0) {
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::signal(number, SIG_DFL);
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     ::dup2(out[1], 1);
     ::dup2(err[1], 2);
     if (!options.stdout_path.empty()) ::dup2(::open(options.stdout_path.c_str(), O_WRONLY | O_CLOEXEC), 1);
