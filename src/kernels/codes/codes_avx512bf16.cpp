@@ -235,6 +235,8 @@ void decode_bf16(const CodeProduct& p, const unsigned char* panel, std::ptrdiff_
 
 }  // namespace
 
-void install_codes_avx512bf16(CodeKernels& k, Features) noexcept { k.decode_bf16 = {decode_bf16, "avx512vnni+avx512bf16"}; }
+void install_codes_avx512bf16(CodeKernels& k, Features) noexcept {
+  k.decode_bf16 = {decode_bf16, "avx512vnni+avx512bf16"};
+}
 
 }  // namespace blockpack::kernels
