@@ -60,16 +60,20 @@ class Net {
   void extend(std::span<const index_t> tokens, float* logits, int threads) {
     const auto count = static_cast<index_t>(tokens.size());
     Graph& graph = graph_for(count);
-    for (index_t t = 0; t < count; ++t) {
-      static_cast<std::int32_t*>(graph.tokens->data)[t] =
-          static_cast<std::int32_t>(tokens[static_cast<std::size_t>(t)]);
-      static_cast<std::int32_t*>(graph.positions->data)[t] = static_cast<std::int32_t>(used_ + t);
-      static_cast<std::int64_t*>(graph.rows->data)[t] = used_ + t;
-      auto* mask = static_cast<ggml_fp16_t*>(graph.mask->data) + t * graph.seen;
-      const ggml_fp16_t hidden = ggml_fp32_to_fp16(-INFINITY);
-      for (index_t s = 0; s < graph.seen; ++s) mask[s] = s <= used_ + t ? ggml_fp16_t{0} : hidden;
-    }
+    // Before each run: ggml reuses the memory of inputs that nothing reads any more.
+    const auto fill = [&] {
+      for (index_t t = 0; t < count; ++t) {
+        static_cast<std::int32_t*>(graph.tokens->data)[t] =
+            static_cast<std::int32_t>(tokens[static_cast<std::size_t>(t)]);
+        static_cast<std::int32_t*>(graph.positions->data)[t] = static_cast<std::int32_t>(used_ + t);
+        static_cast<std::int64_t*>(graph.rows->data)[t] = used_ + t;
+        auto* mask = static_cast<ggml_fp16_t*>(graph.mask->data) + t * graph.seen;
+        const ggml_fp16_t hidden = ggml_fp32_to_fp16(-INFINITY);
+        for (index_t s = 0; s < graph.seen; ++s) mask[s] = s <= used_ + t ? ggml_fp16_t{0} : hidden;
+      }
+    };
     const auto compute = [&](int team) {
+      fill();
       cpu().set_threads(cpu().backend, team);
       if (ggml_backend_graph_compute(cpu().backend, graph.graph) != GGML_STATUS_SUCCESS)
         throw std::runtime_error("ggml failed to compute the model");
