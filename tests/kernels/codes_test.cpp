@@ -54,7 +54,7 @@ struct Coded {
       scales.push_back(bits);
       minimums.push_back(has_two_levels(spec.scale) ? (bits & 0xffffu) | (draw >> 8 & multiples) << 16
                                                     : fp16(static_cast<float>(draw % 99) / 16.0f).bits);
-      zeros.push_back(spec.zeros ? static_cast<std::uint8_t>((draw >> 16) & ((1u << spec.bits) - 1)) : 0);
+      zeros.push_back(static_cast<std::uint8_t>(spec.zeros ? (draw >> 16) & ((1u << spec.bits) - 1) : 0));
     }
   }
 

@@ -86,9 +86,9 @@ struct FloatDots {
       const auto bit = static_cast<unsigned>(8 * place + plane_bit(Bits, 4 * Q));
       return _mm512_permutexvar_ps(_mm512_srli_epi32(line, bit), values);
     } else if constexpr (Bits == 3) {
-      return _mm512_permutexvar_ps(_mm512_srli_epi32(quad<Bits, Q>(w), static_cast<unsigned>(8 * place)), values);
+      return _mm512_permutexvar_ps(_mm512_srli_epi32((quad<Bits, Q>(w)), static_cast<unsigned>(8 * place)), values);
     } else {
-      return byte_value(_mm512_srli_epi32(quad<Bits, Q>(w), static_cast<unsigned>(place / 2 * 16)), place % 2, zero);
+      return byte_value(_mm512_srli_epi32((quad<Bits, Q>(w)), static_cast<unsigned>(place / 2 * 16)), place % 2, zero);
     }
   }
   /// Multiplies quads [Q, End) of a step.
