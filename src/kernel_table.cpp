@@ -24,6 +24,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_scalar(t.dense, f);
        install_codes_scalar(t.codes, f);
+       install_couple_scalar(t.couple, f);
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
        install_quant_scalar(t.quant, f);
@@ -34,6 +35,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx2(t.dense, f);
        install_codes_avx2(t.codes, f);
+       install_couple_avx2(t.couple, f);
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
        install_quant_avx2(t.quant, f);
@@ -45,6 +47,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx512(t.dense, f);
        install_codes_avx512(t.codes, f);
+       install_couple_avx512(t.couple, f);
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
        install_quant_avx512(t.quant, f);
@@ -77,6 +80,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_neon(t.dense, f);
        install_codes_neon(t.codes, f);
+       install_couple_neon(t.couple, f);
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);
        install_quant_neon(t.quant, f);

@@ -5,6 +5,7 @@
 /// core/eigen.hpp and core/xtensor.hpp are included by those who want them.
 
 #include "blockpack/core/any_linear.hpp"
+#include "blockpack/core/block_product.hpp"
 #include "blockpack/core/buffer.hpp"
 #include "blockpack/core/calibration.hpp"
 #include "blockpack/core/compose.hpp"
@@ -18,6 +19,7 @@
 #include "blockpack/core/histogram.hpp"
 #include "blockpack/core/isa.hpp"
 #include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/pack_policy.hpp"
 #include "blockpack/core/packed_cache.hpp"
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/reference.hpp"

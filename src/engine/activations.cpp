@@ -16,7 +16,8 @@ using kernels::kF32XStride;
 
 const std::uint16_t* bits(const bf16* p) { return reinterpret_cast<const std::uint16_t*>(p); }
 
-/// x[row, k0 … k0 + n) as float32, rounded.
+}  // namespace
+
 void load_f32(const Product& p, index_t row, index_t k0, index_t n, float* dst) {
   if (p.x.is_bf16()) {
     p.kernels.widen.fn(bits(p.x.as_bf16().row_data(row) + k0), n, dst);
@@ -27,7 +28,6 @@ void load_f32(const Product& p, index_t row, index_t k0, index_t n, float* dst) 
   if (p.rounding == Activations::int8) p.kernels.round_int8.fn(dst, n);
 }
 
-/// The same in bf16, runs of 32 k `step` elements apart.
 void load_bf16(const Product& p, index_t row, index_t k0, index_t n, std::uint16_t* dst, index_t step) {
   if (p.x.is_bf16()) {
     p.kernels.pack_bf16_bf16.fn(bits(p.x.as_bf16().row_data(row) + k0), n, dst, step);
@@ -35,8 +35,6 @@ void load_bf16(const Product& p, index_t row, index_t k0, index_t n, std::uint16
     p.kernels.pack_bf16_f32.fn(p.x.f32().row_data(row) + k0, n, dst, step);
   }
 }
-
-}  // namespace
 
 /// Bytes of all packed rows of x.
 static std::size_t packed_bytes(const Product& p, const BlockPlan& plan) {

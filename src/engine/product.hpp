@@ -30,6 +30,8 @@ constexpr index_t padded_depth(WeightType type, index_t k) {
   return round_up(k, type == WeightType::f32 ? 16 : kernels::kBf16Step);
 }
 
+/// Tokens up to which packed weights are read once by the kernels of few tokens.
+inline constexpr index_t kFewTokens = 4;
 /// Rows of x that are packed at a time: bounds the scratch memory of very long batches.
 inline constexpr index_t kTokenChunk = 2048;
 /// Parts of at most that size, as equal as can be.
@@ -100,6 +102,11 @@ bool plain_y(const Product& p);
 bool bias_alone(const Product& p);
 
 BlockPlan block_plan(const Product& p, const PanelSource& w, index_t tokens);
+
+/// x[row, k0 … k0 + n) as float32, rounded as the product says.
+void load_f32(const Product& p, index_t row, index_t k0, index_t n, float* dst);
+/// The same in bf16, runs of 32 k `step` elements apart, the last one padded with zeros.
+void load_bf16(const Product& p, index_t row, index_t k0, index_t n, std::uint16_t* dst, index_t step);
 
 /// Rows [first, first + count) of x in the tile order of the block kernels: blocks of K, in each the tiles.
 class PackedActivations {

@@ -7,6 +7,7 @@
 #include "blockpack/core/isa.hpp"
 #include "kernels/codes/codes_kernels.hpp"
 #include "kernels/convert/convert_kernels.hpp"
+#include "kernels/couple/couple_kernels.hpp"
 #include "kernels/dense/dense_kernels.hpp"
 #include "kernels/ggml/ggml_kernels.hpp"
 #include "kernels/histogram/histogram_kernels.hpp"
@@ -22,6 +23,7 @@ struct KernelTable {
   DenseKernels dense;
   CodeKernels codes;
   Int8Kernels int8;
+  CoupleKernels couple;
   ConvertKernels convert;
   HistogramKernels histogram;
   QuantKernels quant;
@@ -34,6 +36,7 @@ void visit_slots(const KernelTable& table, Visitor&& visit) {
   visit_slots(table.dense, [&](const char* name, const auto& slot) { visit("dense", name, slot); });
   visit_slots(table.codes, [&](const char* name, const auto& slot) { visit("codes", name, slot); });
   visit_slots(table.int8, [&](const char* name, const auto& slot) { visit("int8", name, slot); });
+  visit_slots(table.couple, [&](const char* name, const auto& slot) { visit("couple", name, slot); });
   visit_slots(table.convert, [&](const char* name, const auto& slot) { visit("convert", name, slot); });
   visit_slots(table.histogram, [&](const char* name, const auto& slot) { visit("histogram", name, slot); });
   visit_slots(table.quant, [&](const char* name, const auto& slot) { visit("quant", name, slot); });

@@ -7,6 +7,7 @@
 #include "blockpack/core/dense.hpp"
 #include "blockpack/quant.hpp"
 #include "blockpack/quant/input_transforms.hpp"
+#include "blockpack/structured.hpp"
 #include "support/budget.hpp"
 #include "support/random.hpp"
 
@@ -190,6 +191,217 @@ Operator transformed(const char* name, const MakeInner& make_inner) {
   return form;
 }
 
+/// How one result of a structured product comes about: y = Σ weights[ρ] z_ρ, z_ρ = Σ coupling · (x[begin …] · row).
+struct Chain {
+  struct Term {
+    float coupling;
+    index_t begin;
+    std::vector<float> row;
+  };
+  std::vector<float> weights;
+  std::vector<std::vector<Term>> values;
+};
+
+/// Checks of a structured operator from the chains of its results. `exact`: the factors are bf16. Every stage rounds
+/// what comes in as the mode says, and errors of a stage pass through the weights of the next.
+void check_chains(Operator& form, const std::function<std::vector<Chain>(const AnyLinear&)>& chains, bool exact) {
+  form.checker = [chains, exact](const AnyLinear& any) -> Operator::Check {
+    return [all = chains(any), exact](std::span<const float> x, std::span<const float>, index_t n, Activations mode) {
+      const Chain& chain = all[static_cast<std::size_t>(n)];
+      ProductCheck check;
+      std::vector<float> largest;
+      for (std::size_t r = 0; r < chain.weights.size(); ++r) {
+        double value = 0, error = 0, magnitude = 0;
+        for (const Chain::Term& t : chain.values[r]) {
+          const std::span<const float> part = x.subspan(static_cast<std::size_t>(t.begin), t.row.size());
+          const ProductCheck product = check_product(part, t.row, mode, exact);
+          const double scale = std::abs(static_cast<double>(t.coupling));
+          value += static_cast<double>(t.coupling) * product.value;
+          error += scale * product.bound;
+          magnitude += scale * (std::abs(product.value) + product.bound);
+        }
+        error += gamma_bound(static_cast<double>(chain.values[r].size()) + 1) * magnitude;
+        check.value += static_cast<double>(chain.weights[r]) * value;
+        check.bound += std::abs(static_cast<double>(chain.weights[r])) * error;
+        largest.push_back(static_cast<float>((std::abs(value) + error) * (1 + 0x1p-23)));
+      }
+      check.bound += check_product(largest, chain.weights, mode, exact).bound;
+      return check;
+    };
+  };
+  form.transpose_checker = [chains](const AnyLinear& any) -> Operator::TransposeCheck {
+    return [all = chains(any)](std::span<const float> y, std::span<const float>, index_t k) {
+      ProductCheck check;
+      double magnitude = 0;
+      std::size_t roundings = y.size() + 8;
+      for (std::size_t n = 0; n < y.size(); ++n) {
+        const Chain& chain = all[n];
+        if (n == 0) roundings += 2 * chain.weights.size();
+        for (std::size_t r = 0; r < chain.weights.size(); ++r)
+          for (const Chain::Term& t : chain.values[r]) {
+            if (n == 0 && r == 0) roundings += chain.values[r].size();
+            const index_t at = k - t.begin;
+            if (at < 0 || at >= static_cast<index_t>(t.row.size())) continue;
+            const double path = static_cast<double>(y[n]) * static_cast<double>(chain.weights[r]) *
+                                static_cast<double>(t.coupling) *
+                                static_cast<double>(t.row[static_cast<std::size_t>(at)]);
+            check.value += path;
+            magnitude += std::abs(path);
+          }
+      }
+      check.bound = gamma_bound(static_cast<double>(roundings)) * magnitude + 0x1p-120;
+      return check;
+    };
+  };
+}
+
+/// Row `row` of a factor of `cols` columns, its first `width` values.
+std::vector<float> cut_row(const std::vector<float>& factor, index_t cols, index_t row, index_t width) {
+  const auto first = factor.begin() + row * cols;
+  return {first, first + width};
+}
+
+/// A factor with random weights.
+struct RandomFactor {
+  RandomFactor(MatrixShape s, std::uint64_t seed) : shape(s), values(random_weights(s.rows, s.cols, seed)) {}
+  MatrixView<const float> view() const { return {values.data(), shape.rows, shape.cols}; }
+  MatrixShape shape;
+  std::vector<float> values;
+};
+
+template <class Op>
+Operator structured(std::string name, const std::function<Op(MatrixShape, std::uint64_t)>& make) {
+  Operator form;
+  form.name = std::move(name);
+  form.make = [make](MatrixShape shape, std::uint64_t seed) -> AnyLinear { return make(shape, seed); };
+  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
+    return Op::from_sections(shape, op.get_if<Op>()->parameters(), op.sections());
+  };
+  return form;
+}
+
+Operator block_diagonal(const FactorFormat& factors, bool exact) {
+  static constexpr index_t kBlocks = 3;
+  Operator form =
+      structured<BlockDiagonal>("blockdiag-b3-" + factors.scheme, [factors](MatrixShape shape, std::uint64_t seed) {
+        const RandomFactor w(BlockDiagonal::stack_shape(shape, kBlocks), seed);
+        return BlockDiagonal::encode(shape, w.view(), {kBlocks, factors});
+      });
+  // One product of a block.
+  form.checker = [exact](const AnyLinear& any) -> Operator::Check {
+    const index_t p = ceil_div(any.in_features(), kBlocks), q = ceil_div(any.out_features(), kBlocks);
+    return [exact, p, q](std::span<const float> x, std::span<const float> w, index_t n, Activations mode) {
+      const std::size_t begin = std::min(x.size(), static_cast<std::size_t>(n / q * p));
+      const std::size_t width = std::min(x.size() - begin, static_cast<std::size_t>(p));
+      return check_product(x.subspan(begin, width), w.subspan(begin, width), mode, exact);
+    };
+  };
+  form.transpose_checker = [](const AnyLinear&) -> Operator::TransposeCheck {
+    return [](std::span<const float> y, std::span<const float> w, index_t) {
+      return check_product(y, w, Activations::f32, false);
+    };
+  };
+  return form;
+}
+
+Operator low_rank(const FactorFormat& factors, bool exact) {
+  static constexpr index_t kRank = 9;
+  Operator form = structured<LowRank>("lowrank-r9-" + factors.scheme, [factors](MatrixShape shape, std::uint64_t seed) {
+    const RandomFactor left({shape.rows, kRank}, seed), right({kRank, shape.cols}, seed + 1);
+    return LowRank::encode(left.view(), right.view(), factors);
+  });
+  check_chains(
+      form,
+      [](const AnyLinear& any) {
+        const LowRank& op = *any.get_if<LowRank>();
+        const std::vector<float> left = decode(op.left()), right = decode(op.right());
+        std::vector<Chain> chains(static_cast<std::size_t>(op.out_features()));
+        for (index_t n = 0; n < op.out_features(); ++n) {
+          Chain& c = chains[static_cast<std::size_t>(n)];
+          c.weights = cut_row(left, kRank, n, kRank);
+          for (index_t r = 0; r < kRank; ++r)
+            c.values.push_back({{1.0f, 0, cut_row(right, op.in_features(), r, op.in_features())}});
+        }
+        return chains;
+      },
+      exact);
+  return form;
+}
+
+Operator monarch(const FactorFormat& factors, OutputOrder order, bool exact) {
+  const std::string kind = order == OutputOrder::blocked ? "" : "interleaved-";
+  Operator form = structured<Monarch>("monarch-2x3-r5-" + kind + factors.scheme,
+                                      [factors, order](MatrixShape shape, std::uint64_t seed) {
+                                        const Monarch::Parameters m{2, 3, 5, order, factors};
+                                        const RandomFactor first(Monarch::first_shape(shape, m), seed);
+                                        const RandomFactor second(Monarch::second_shape(shape, m), seed + 1);
+                                        return Monarch::encode(shape, first.view(), second.view(), m);
+                                      });
+  check_chains(
+      form,
+      [](const AnyLinear& any) {
+        const Monarch& op = *any.get_if<Monarch>();
+        const Monarch::Parameters& m = op.parameters();
+        const std::vector<float> first = decode(op.first()), second = decode(op.second());
+        const index_t p = op.first().in_features(), q = ceil_div(op.out_features(), m.out_blocks);
+        std::vector<Chain> chains(static_cast<std::size_t>(op.out_features()));
+        for (index_t n = 0; n < op.out_features(); ++n) {
+          const bool blocked = m.order == OutputOrder::blocked;
+          const index_t k = blocked ? n / q : n % m.out_blocks;
+          index_t row = blocked ? n : n / m.out_blocks;
+          for (index_t before = 0; !blocked && before < k; ++before)
+            row += ceil_div(op.out_features() - before, m.out_blocks);
+          Chain& c = chains[static_cast<std::size_t>(n)];
+          c.weights = cut_row(second, m.in_blocks * m.rank, row, m.in_blocks * m.rank);
+          for (index_t l = 0; l < m.in_blocks; ++l) {
+            const index_t begin = std::min(l * p, op.in_features());
+            const index_t width = std::min(p, op.in_features() - begin);
+            for (index_t r = 0; r < m.rank; ++r)
+              c.values.push_back({{1.0f, begin, cut_row(first, p, (l * m.out_blocks + k) * m.rank + r, width)}});
+          }
+        }
+        return chains;
+      },
+      exact);
+  return form;
+}
+
+Operator blast(const FactorFormat& factors, index_t rank, bool exact) {
+  static constexpr index_t kBlocks = 3;
+  Operator form = structured<Blast>("blast-b3-r" + std::to_string(rank) + "-" + factors.scheme,
+                                    [factors, rank](MatrixShape shape, std::uint64_t seed) {
+                                      const Blast::Parameters b{kBlocks, rank, factors};
+                                      const RandomFactor left(Blast::left_shape(shape, b), seed);
+                                      const RandomFactor right(Blast::right_shape(shape, b), seed + 1);
+                                      const RandomFactor coupling(Blast::coupling_shape(b), seed + 2);
+                                      return Blast::encode(shape, left.view(), right.view(), coupling.view(), b);
+                                    });
+  check_chains(
+      form,
+      [](const AnyLinear& any) {
+        const Blast& op = *any.get_if<Blast>();
+        const index_t ranks = op.parameters().rank;
+        const std::vector<float> left = decode(op.left()), right = decode(op.right()), s = decode(op.coupling());
+        const index_t p = op.right().in_features(), q = ceil_div(op.out_features(), kBlocks);
+        std::vector<Chain> chains(static_cast<std::size_t>(op.out_features()));
+        for (index_t n = 0; n < op.out_features(); ++n) {
+          Chain& c = chains[static_cast<std::size_t>(n)];
+          c.weights = cut_row(left, ranks, n, ranks);
+          for (index_t r = 0; r < ranks; ++r) {
+            c.values.emplace_back();
+            for (index_t j = 0; j < kBlocks; ++j) {
+              const index_t begin = std::min(j * p, op.in_features());
+              c.values.back().push_back({s[static_cast<std::size_t>((n / q * kBlocks + j) * ranks + r)], begin,
+                                         cut_row(right, p, j * ranks + r, std::min(p, op.in_features() - begin))});
+            }
+          }
+        }
+        return chains;
+      },
+      exact);
+  return form;
+}
+
 }  // namespace
 
 const std::vector<Operator>& operators() {
@@ -244,6 +456,19 @@ const std::vector<Operator>& operators() {
       rows(Ggml{GgmlType::tq2_0}),
       rows(Ggml{GgmlType::mxfp4}),
       rows(Ggml{GgmlType::nvfp4}),
+      block_diagonal(FactorFormat::f32(), false),
+      block_diagonal(FactorFormat::bf16(), true),
+      block_diagonal(FactorFormat::of(Mx{.element = MxElement::e2m1}), true),
+      low_rank(FactorFormat::f32(), false),
+      low_rank(FactorFormat::bf16(), true),
+      low_rank(FactorFormat::of(Mx{.element = MxElement::e4m3}), true),
+      monarch(FactorFormat::f32(), OutputOrder::blocked, false),
+      monarch(FactorFormat::bf16(), OutputOrder::blocked, true),
+      monarch(FactorFormat::bf16(), OutputOrder::interleaved, true),
+      monarch(FactorFormat::of(Mx{.element = MxElement::e4m3}), OutputOrder::blocked, true),
+      blast(FactorFormat::f32(), 5, false),
+      blast(FactorFormat::bf16(), 37, true),
+      blast(FactorFormat::of(Mx{.element = MxElement::e4m3}), 6, true),
   };
   return all;
 }

@@ -13,6 +13,7 @@
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/pack_policy.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -49,6 +50,12 @@ class AnyLinear {
   }
   void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const { self().decode_rows(rows, y); }
 
+  /// Rows [first, first + count) as an operator of their own, the stored bytes shared. UnsupportedError for operators
+  /// that are not stored row by row; otherwise the errors of RowMatrix::row_range.
+  AnyLinear row_range(index_t first, index_t count, PackPolicy policy = {}) const {
+    return self().row_range(first, count, policy);
+  }
+
   /// The operator inside, or null when it is of another type.
   template <class Op>
   const Op* get_if() const noexcept {
@@ -69,6 +76,7 @@ class AnyLinear {
     virtual void apply(ActivationView x, ResultView y, const ApplyOptions& how) const = 0;
     virtual void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how) const = 0;
     virtual void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const = 0;
+    virtual AnyLinear row_range(index_t first, index_t count, PackPolicy policy) const = 0;
   };
 
   template <class Op>
@@ -101,6 +109,14 @@ class AnyLinear {
       }
     }
     void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const override { op.decode_rows(rows, y); }
+    AnyLinear row_range([[maybe_unused]] index_t first, [[maybe_unused]] index_t count,
+                        [[maybe_unused]] PackPolicy policy) const override {
+      if constexpr (requires { op.row_range(first, count, policy); }) {
+        return op.row_range(first, count, policy);
+      } else {
+        throw UnsupportedError("row_range: this operator is not stored row by row");
+      }
+    }
     Op op;
   };
 

@@ -14,24 +14,13 @@
 #include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/pack_policy.hpp"
 #include "blockpack/core/row_source.hpp"
 #if defined(BLOCKPACK_HEADERS_ONLY)
 #include "blockpack/core/reference.hpp"
 #endif
 
 namespace blockpack::inline BLOCKPACK_ABI {
-
-/// Where and when an operator builds the packed form of its weights.
-struct PackPolicy {
-  enum class Kind : std::uint8_t { on_first_use, ahead, into, none };
-  Kind kind = Kind::on_first_use;
-  std::span<std::byte> memory;  ///< for `into`: 64-byte aligned, at least packed_bytes(), outlives the operator
-
-  static PackPolicy on_first_use() { return {}; }          ///< at the first apply, once, under std::call_once
-  static PackPolicy ahead() { return {Kind::ahead, {}}; }  ///< in the constructor
-  static PackPolicy into(std::span<std::byte> memory) { return {Kind::into, memory}; }  ///< ahead, into caller memory
-  static PackPolicy none() { return {Kind::none, {}}; }  ///< never: every apply computes from the stored form
-};
 
 /// Tokens a kernel multiplies with packed codes in one pass over them.
 inline constexpr index_t kCodeTokens = 8;

@@ -76,6 +76,12 @@ class ActivationView {
   MatrixView<const float> f32() const noexcept { return f32_; }      ///< meaningful when !is_bf16()
   MatrixView<const bf16> as_bf16() const noexcept { return bf16_; }  ///< meaningful when is_bf16()
 
+  /// Rows [row, row + rows) and columns [col, col + cols). ShapeError if they do not lie inside.
+  ActivationView block(index_t row, index_t col, index_t rows, index_t cols) const {
+    if (is_bf16_) return bf16_.block(row, col, rows, cols);
+    return f32_.block(row, col, rows, cols);
+  }
+
  private:
   MatrixView<const float> f32_;
   MatrixView<const bf16> bf16_;
@@ -95,6 +101,12 @@ class ResultView {
   bool is_bf16() const noexcept { return is_bf16_; }
   MatrixView<float> f32() const noexcept { return f32_; }
   MatrixView<bf16> as_bf16() const noexcept { return bf16_; }
+
+  /// Rows [row, row + rows) and columns [col, col + cols). ShapeError if they do not lie inside.
+  ResultView block(index_t row, index_t col, index_t rows, index_t cols) const {
+    if (is_bf16_) return bf16_.block(row, col, rows, cols);
+    return f32_.block(row, col, rows, cols);
+  }
 
  private:
   MatrixView<float> f32_;

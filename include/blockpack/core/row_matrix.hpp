@@ -133,6 +133,27 @@ class RowMatrix {
     released_ = true;
   }
 
+  /// Rows [first, first + count) as an operator of their own: it shares the stored bytes and has its own packed form.
+  /// ShapeError if they do not lie inside. UnsupportedError after release_stored().
+  RowMatrix row_range(index_t first, index_t count, PackPolicy policy = {}) const {
+    require_stored("row_range");
+    if (first < 0 || count < 0 || first > shape_.rows - count)
+      throw ShapeError("row_range: rows [" + std::to_string(first) + ", " + std::to_string(first) + " + " +
+                       std::to_string(count) + ") of " + std::to_string(shape_.rows));
+    std::vector<SharedBytes> part = stored_;
+    for (std::size_t s = 0; s < part.size(); ++s)
+      if (bytes_per_row_[s] > 0)
+        part[s] = part[s].subspan(static_cast<std::size_t>(first * bytes_per_row_[s]),
+                                  static_cast<std::size_t>(count * bytes_per_row_[s]));
+    return RowMatrix({count, shape_.cols}, format_, std::move(part), policy);
+  }
+
+  /// How the rows feed the engine; valid while this operator or a copy lives. UnsupportedError after release_stored().
+  RowSource row_source() const {
+    require_stored("row_source");
+    return source();
+  }
+
   /// y = epilogue(x · Wᵀ). ShapeError names the argument that does not fit. Bits of y do not depend on the threads.
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
     detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
