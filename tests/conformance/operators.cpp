@@ -402,6 +402,59 @@ Operator blast(const FactorFormat& factors, index_t rank, bool exact) {
   return form;
 }
 
+/// Tiles of 13 x 17 of ranks 0 to 4, every fifth one dense.
+Operator block_low_rank(const FactorFormat& factors, bool exact) {
+  Operator form =
+      structured<BlockLowRank>("blr-13x17-" + factors.scheme, [factors](MatrixShape shape, std::uint64_t seed) {
+        const BlockLowRank::Parameters b{13, 17, factors};
+        const MatrixShape grid = BlockLowRank::grid(shape, b);
+        std::vector<std::int32_t> ranks;
+        index_t sum = 0, dense = 0;
+        for (index_t i = 0; i < grid.rows * grid.cols; ++i) {
+          ranks.push_back(i % 5 == 2 ? BlockLowRank::kDense : static_cast<std::int32_t>((i * 7 + 3) % 5));
+          dense += ranks.back() == BlockLowRank::kDense;
+          sum += std::max(ranks.back(), std::int32_t{0});
+        }
+        const RandomFactor left({sum, 13}, seed), right({sum, 17}, seed + 1), tiles({dense * 13, 17}, seed + 2);
+        return BlockLowRank::encode(shape, ranks, left.view(), right.view(), tiles.view(), b);
+      });
+  check_chains(
+      form,
+      [](const AnyLinear& any) {
+        const BlockLowRank& op = *any.get_if<BlockLowRank>();
+        const MatrixShape shape{op.out_features(), op.in_features()};
+        const MatrixShape grid = BlockLowRank::grid(shape, op.parameters());
+        const std::vector<float> left = decode(op.left()), right = decode(op.right()), tiles = decode(op.tiles());
+        std::vector<Chain> chains(static_cast<std::size_t>(shape.rows));
+        index_t left_row = 0, dense = 0;
+        for (index_t k = 0; k < grid.rows; ++k)
+          for (index_t l = 0; l < grid.cols; ++l) {
+            const std::int32_t rank = op.rank(k, l);
+            index_t right_row = 0;  // of the tiles before, column after column
+            for (index_t c = 0; c <= l; ++c)
+              for (index_t r = 0; r < (c < l ? grid.rows : k); ++r)
+                right_row += std::max(op.rank(r, c), std::int32_t{0});
+            const index_t width = std::min<index_t>(17, shape.cols - l * 17);
+            for (index_t s = 0; s < std::min<index_t>(13, shape.rows - k * 13); ++s) {
+              Chain& c = chains[static_cast<std::size_t>(k * 13 + s)];
+              if (rank == BlockLowRank::kDense) {
+                c.weights.push_back(1.0f);
+                c.values.push_back({{1.0f, l * 17, cut_row(tiles, 17, dense * 13 + s, width)}});
+              }
+              for (index_t r = 0; r < rank; ++r) {
+                c.weights.push_back(left[static_cast<std::size_t>((left_row + r) * 13 + s)]);
+                c.values.push_back({{1.0f, l * 17, cut_row(right, 17, right_row + r, width)}});
+              }
+            }
+            if (rank == BlockLowRank::kDense) ++dense;
+            left_row += std::max(rank, std::int32_t{0});
+          }
+        return chains;
+      },
+      exact);
+  return form;
+}
+
 }  // namespace
 
 const std::vector<Operator>& operators() {
@@ -469,6 +522,9 @@ const std::vector<Operator>& operators() {
       blast(FactorFormat::f32(), 5, false),
       blast(FactorFormat::bf16(), 37, true),
       blast(FactorFormat::of(Mx{.element = MxElement::e4m3}), 6, true),
+      block_low_rank(FactorFormat::f32(), false),
+      block_low_rank(FactorFormat::bf16(), true),
+      block_low_rank(FactorFormat::of(Mx{.element = MxElement::e4m3}), true),
   };
   return all;
 }
