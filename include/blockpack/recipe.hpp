@@ -7,6 +7,7 @@
 #include "blockpack/recipe/calibration.hpp"
 #include "blockpack/recipe/codec.hpp"
 #include "blockpack/recipe/compressed_model.hpp"
+#include "blockpack/recipe/frontier.hpp"
 #include "blockpack/recipe/recipe.hpp"
 #include "blockpack/recipe/registry.hpp"
 #include "blockpack/recipe/rounding_codec.hpp"

@@ -10,13 +10,29 @@
 #include <numeric>
 
 #include "blockpack/io/sharded.hpp"
+#include "blockpack/recipe/frontier.hpp"
+#include "recipe/measured_error.hpp"
 #include "recipe/model_format.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace {
 
 constexpr std::size_t kUnits = 16384;  // the budget, in grains of the table
-constexpr std::string_view kAuto = "auto:";
+constexpr std::string_view kAuto = "auto:", kShare = "structured:";
+
+bool is_target(std::string_view scheme) { return scheme.starts_with(kAuto) || scheme.starts_with(kShare); }
+
+/// What remains of a matrix, in weights of bf16, and the forms for some more and some less of it.
+double share_left(const std::string& target) { return 1.0 - parse_scheme(target).target / 100.0; }
+std::vector<std::string> share_menu(MatrixShape shape, double share) {
+  std::vector<std::string> menu;
+  for (const double part : {0.6, 0.8, 1.0, 1.25, 1.5})
+    if (part * share <= 1.0)
+      for (std::string& scheme : structured_menu(shape, part * share, "bf16", "+whiten"))
+        menu.push_back(std::move(scheme));
+  menu.push_back("bf16");
+  return menu;
+}
 
 std::vector<std::string> default_menu() {
   std::vector<std::string> menu;
@@ -94,8 +110,8 @@ std::vector<std::size_t> choose_entries(std::span<const std::vector<PlanEntry>> 
 }
 
 bool has_auto(const Recipe& recipe) {
-  bool found = recipe.default_scheme.starts_with(kAuto);
-  for (const RecipeRule& rule : recipe.rules) found = found || rule.scheme.starts_with(kAuto);
+  bool found = is_target(recipe.default_scheme);
+  for (const RecipeRule& rule : recipe.rules) found = found || is_target(rule.scheme);
   return found;
 }
 
@@ -107,17 +123,19 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
   for (const std::string& name : store.names()) tensors.push_back(store.tensor(name));
   for (const Tensor& t : tensors) names.push_back({t.name, recipe_detail::is_matrix(t.spec())});
   const std::vector<std::string> plan = plan_recipe(recipe, names);
-  const std::vector<std::string> menu = options.menu.empty() ? default_menu() : options.menu;
+  const std::vector<std::string> given = options.menu.empty() ? default_menu() : options.menu;
 
   std::map<std::string, std::vector<std::size_t>> targets;  // scheme string -> tensors
   for (std::size_t i = 0; i < tensors.size(); ++i)
-    if (plan[i].starts_with(kAuto)) targets[plan[i]].push_back(i);
+    if (is_target(plan[i])) targets[plan[i]].push_back(i);
   std::vector<std::string> resolved = plan;
   std::size_t done = 0;
   for (const auto& [target, members] : targets) {
     std::vector<std::vector<PlanEntry>> entries;
     std::vector<std::vector<std::string>> schemes;
     double weights = 0;
+    const bool share = target.starts_with(kShare);
+    const double budget = share ? 16.0 * share_left(target) : parse_scheme(target).target;
     for (const std::size_t i : members) {
       options.execution.throw_if_stopped();
       options.execution.report(static_cast<double>(done++) / static_cast<double>(tensors.size()));
@@ -130,7 +148,8 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
       entries.emplace_back();
       schemes.emplace_back();
       weights += static_cast<double>(shape.rows) * static_cast<double>(shape.cols);
-      for (const std::string& scheme : menu) {
+      const recipe_detail::MeasuredError measure(w, share ? calibration.gram.get() : nullptr, options.execution);
+      for (const std::string& scheme : share ? share_menu(shape, share_left(target)) : given) {
         std::shared_ptr<const Codec> codec = registry.codec(scheme);
         const CalibrationNeeds needs = codec->needs();
         if ((needs.gram && calibration.gram == nullptr) || (needs.importance && calibration.importance.empty()))
@@ -143,6 +162,7 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
         try {
           const AnyLinear candidate = encode_matrix(*fitted(codec, w, encode), w, encode);
           const double loss = options.loss ? options.loss(tensors[i].name, candidate)
+                              : share      ? measure.squared(candidate)
                                            : squared_error(w, candidate, calibration.importance, encode.execution);
           entries.back().push_back({8.0 * static_cast<double>(candidate.storage_bytes()), std::max(loss, 0.0)});
         } catch (const ValueError& error) {
@@ -153,10 +173,11 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
     }
     std::vector<std::size_t> choice;
     try {
-      choice = choose_entries(entries, parse_scheme(target).target * weights);
+      choice = choose_entries(entries, budget * weights);
     } catch (const ValueError& error) {
-      throw ValueError(
-          fmt::format("recipe: {} cannot be reached with {}: {}", target, fmt::join(menu, ", "), error.what()));
+      throw ValueError(fmt::format("recipe: {} cannot be reached with {}: {}", target,
+                                   share ? "structured forms" : fmt::format("{}", fmt::join(given, ", ")),
+                                   error.what()));
     }
     for (std::size_t m = 0; m < members.size(); ++m) resolved[members[m]] = schemes[m][choice[m]];
   }

@@ -19,12 +19,15 @@ const Registry& Registry::standard() {
         SchemeAlgorithm{"flexround", "FlexRound: learns what each weight is divided by before rounding (calibration)"});
     r.add(SchemeAlgorithm{"discquant", "DiscQuant with the layer's own error as loss (calibration)"});
     r.add(SchemeAlgorithm{"awq", "AWQ: scales of the input features, folded into the weights (calibration)"});
+    r.add(SchemeAlgorithm{"whiten", "fits factors for the error of the outputs, not of the weights (calibration)"});
+    r.add(SchemeAlgorithm{"refine", "least squares of the factors against the inputs, after the fit (calibration)"});
     r.add(SchemeAlgorithm{"polish", "coordinate descent on the layer's error after any rounding (calibration)"});
     recipe_detail::add_dense_families(r);
     recipe_detail::add_quant_families(r);
     recipe_detail::add_ggml_families(r);
     recipe_detail::add_hadamard_family(r);
     recipe_detail::add_ptq161_family(r);
+    recipe_detail::add_structured_families(r);
     return r;
   }();
   return registry;

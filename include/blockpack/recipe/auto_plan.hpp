@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// What `"auto:3.0bpw"` in a recipe means: every tensor gets the scheme of a menu that makes the loss of the whole
-/// model least within a budget of stored bits. The loss of each tensor under each scheme is measured, one tensor
-/// changed at a time, and taken to add up; the choice is then exact, by dynamic programming.
+/// What `"auto:3.0bpw"` and `"structured:50%"` in a recipe mean: every tensor gets the scheme of a menu that makes the
+/// loss of the whole model least within a budget of stored bits. The loss of each tensor under each scheme is measured,
+/// one tensor changed at a time, and taken to add up; the choice is then exact, by dynamic programming.
 ///
 /// Source of the idea: ActQuant, arXiv:2605.24011 (quant/allocate.hpp has its own allocator, for a noise per scheme and
 /// a score per tensor); the table of measured losses and the exact choice are ours.
@@ -36,12 +36,13 @@ struct PlanEntry {
 BLOCKPACK_API std::vector<std::size_t> choose_entries(std::span<const std::vector<PlanEntry>> tensors, double budget);
 
 struct AutoPlanOptions {
-  /// Schemes to choose from; empty: integers of 2 to 8 bits with groups of 32, 64 and 128. A scheme that needs
-  /// calibration which a tensor does not have is replaced by its format with plain rounding.
+  /// Schemes that `auto:` chooses from; empty: integers of 2 to 8 bits with groups of 32, 64 and 128. A scheme that
+  /// needs calibration which a tensor does not have is replaced by its format with plain rounding.
   std::vector<std::string> menu;
   CalibrationLookup calibration;
   /// What the model loses when this tensor alone is stored as `candidate`, in any unit: best measured on the model's
-  /// output. Empty: Σ importance · (w - ŵ)² where calibration has the importance, else Σ (w - ŵ)².
+  /// output. Empty: for `structured:` ||(W - Ŵ) Xᵀ||², without XᵀX ||W - Ŵ||²; for `auto:` Σ importance · (w - ŵ)²
+  /// where calibration has the importance, else Σ (w - ŵ)².
   std::function<double(std::string_view tensor, const AnyLinear& candidate)> loss;
   Execution execution;  ///< progress counts tensors
 };
@@ -49,8 +50,8 @@ struct AutoPlanOptions {
 /// Whether a recipe holds a target that `resolve_auto` replaces.
 BLOCKPACK_API bool has_auto(const Recipe& recipe);
 
-/// The recipe with every `auto:` target replaced by one rule per tensor; each target is a budget over the tensors that
-/// it stands for. The model is at `in` as compress_model takes it.
+/// The recipe with every `auto:` or `structured:` target replaced by one rule per tensor; each target is a budget over
+/// the tensors that it stands for. The model is at `in` as compress_model takes it.
 ///
 /// Errors:  those of compress_model for the model, the recipe and the weights; ValueError for a target below what the
 ///          menu can reach.

@@ -47,6 +47,9 @@ class BLOCKPACK_API Codec {
   /// The canonical scheme of the stored bytes: `scheme()` without what only matters to the encoder. Files hold this.
   virtual std::string format() const { return scheme(); }
 
+  /// Whether the bytes are the same on every CPU, with every compiler. Factors of iterative fits are not.
+  virtual bool reproducible() const noexcept { return true; }
+
   /// Whether sections hold row after row, as many bytes each.
   virtual bool row_wise() const noexcept = 0;
 

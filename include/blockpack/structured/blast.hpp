@@ -100,11 +100,7 @@ class Blast {
   index_t flops(index_t n) const { return 2 * n * weights(); }
   index_t bytes(index_t n, Fusion fusion = Fusion::full, index_t element = 2) const {
     const index_t values = n * parameters_.blocks * parameters_.rank;
-    const index_t times = fusion == Fusion::none          ? 8
-                          : fusion == Fusion::permutation ? 4
-                          : fusion == Fusion::partial     ? 2
-                                                          : 0;
-    return element * (n * in_features() + weights() + n * out_features() + times * values);
+    return layer_bytes(n, in_features(), out_features(), weights(), blast_passes(fusion) * values, false, element);
   }
 
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const { factors_.apply(x, y, how); }

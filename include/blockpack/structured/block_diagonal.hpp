@@ -68,6 +68,7 @@ class BlockDiagonal {
   index_t out_features() const noexcept { return factors_.shape().rows; }
   index_t in_features() const noexcept { return factors_.shape().cols; }
   const Parameters& parameters() const noexcept { return parameters_; }
+  const AnyLinear& stack() const noexcept { return stack_; }
   std::string scheme() const {
     return "blockdiag-b" + std::to_string(parameters_.blocks) + "-" + parameters_.factors.scheme;
   }
@@ -85,7 +86,8 @@ class BlockDiagonal {
   /// Operations, and bytes at `element` bytes a value, of n tokens.
   index_t flops(index_t n) const noexcept { return 2 * n * stack_.out_features() * stack_.in_features(); }
   index_t bytes(index_t n, Fusion = Fusion::full, index_t element = 2) const noexcept {
-    return element * (n * in_features() + stack_.out_features() * stack_.in_features() + n * out_features());
+    return layer_bytes(n, in_features(), out_features(), stack_.out_features() * stack_.in_features(), 0, false,
+                       element);
   }
 
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const { factors_.apply(x, y, how); }

@@ -132,8 +132,7 @@ class BlockLowRank {
   index_t flops(index_t n) const { return 2 * n * weights(); }
   index_t bytes(index_t n, Fusion fusion = Fusion::full, index_t element = 2) const {
     const index_t values = n * right_.out_features();
-    const index_t between = fusion == Fusion::full ? 0 : fusion == Fusion::none ? 4 * values : 2 * values;
-    return element * (n * in_features() + weights() + n * out_features() + between);
+    return layer_bytes(n, in_features(), out_features(), weights(), monarch_passes(fusion) * values, false, element);
   }
 
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const { factors_.apply(x, y, how); }

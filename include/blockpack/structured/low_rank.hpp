@@ -63,8 +63,9 @@ class LowRank {
   /// Operations, and bytes at `element` bytes a value, of n tokens.
   index_t flops(index_t n) const { return 2 * n * parameters_.rank * (in_features() + out_features()); }
   index_t bytes(index_t n, Fusion fusion = Fusion::full, index_t element = 2) const {
-    const index_t i = in_features(), o = out_features(), r = parameters_.rank;
-    return element * (n * i + i * r + r * o + n * o + (fusion == Fusion::full ? 0 : 2 * n * r));
+    const index_t r = parameters_.rank;
+    return layer_bytes(n, in_features(), out_features(), r * (in_features() + out_features()),
+                       low_rank_passes(fusion) * n * r, false, element);
   }
 
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const { product_.apply(x, y, how); }

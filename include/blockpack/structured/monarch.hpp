@@ -96,11 +96,9 @@ class Monarch {
   /// Operations, and bytes at `element` bytes a value, of n tokens.
   index_t flops(index_t n) const { return 2 * n * weights(); }
   index_t bytes(index_t n, Fusion fusion = Fusion::full, index_t element = 2) const {
-    const index_t i = in_features(), o = out_features();
     const index_t values = n * parameters_.in_blocks * parameters_.out_blocks * parameters_.rank;
-    const index_t between = fusion == Fusion::full ? 0 : fusion == Fusion::none ? 4 * values : 2 * values;
     const bool permutes = parameters_.order == OutputOrder::interleaved && fusion != Fusion::full;
-    return element * (n * i + weights() + n * o + between + (permutes ? 2 * n * o : 0));
+    return layer_bytes(n, in_features(), out_features(), weights(), monarch_passes(fusion) * values, permutes, element);
   }
 
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {

@@ -22,4 +22,21 @@ enum class Fusion : std::uint8_t {
   full          ///< none: what blockpack computes
 };
 
+/// How often the values between the stages pass through memory: of low rank, tokens · rank of them, of Monarch, tokens
+/// · in_blocks · out_blocks · rank of a block, of BLAST, tokens · blocks · rank.
+constexpr index_t low_rank_passes(Fusion fusion) noexcept { return fusion == Fusion::full ? 0 : 2; }
+constexpr index_t monarch_passes(Fusion fusion) noexcept {
+  return fusion == Fusion::full ? 0 : fusion == Fusion::none ? 4 : 2;
+}
+constexpr index_t blast_passes(Fusion fusion) noexcept {
+  return fusion == Fusion::full ? 0 : fusion == Fusion::none ? 8 : fusion == Fusion::permutation ? 4 : 2;
+}
+
+/// Bytes of a layer at `element` bytes a value: x, y and the weights once, `between` values written or read between the
+/// stages, and y once more in and out where its features are permuted afterwards.
+constexpr index_t layer_bytes(index_t tokens, index_t in, index_t out, index_t weights, index_t between, bool permutes,
+                              index_t element) noexcept {
+  return element * (tokens * in + weights + tokens * out + between + (permutes ? 2 * tokens * out : 0));
+}
+
 }  // namespace blockpack::inline BLOCKPACK_ABI
