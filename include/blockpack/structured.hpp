@@ -5,10 +5,15 @@
 /// layers. docs/structured.md.
 
 #include "blockpack/structured/blast.hpp"
+#include "blockpack/structured/blast_fit.hpp"
 #include "blockpack/structured/block_diagonal.hpp"
 #include "blockpack/structured/block_factors.hpp"
 #include "blockpack/structured/block_low_rank.hpp"
+#include "blockpack/structured/block_low_rank_fit.hpp"
 #include "blockpack/structured/factor_format.hpp"
 #include "blockpack/structured/low_rank.hpp"
+#include "blockpack/structured/low_rank_fit.hpp"
 #include "blockpack/structured/monarch.hpp"
+#include "blockpack/structured/monarch_fit.hpp"
+#include "blockpack/structured/output_order.hpp"
 #include "blockpack/structured/roofline.hpp"

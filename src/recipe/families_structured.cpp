@@ -55,6 +55,17 @@ struct Part {
   std::shared_ptr<const Codec> codec;
 };
 
+/// An operator that is named after the scheme it was made of: ranks may have been cut to the shape.
+template <class Op>
+class Named : public Op {
+ public:
+  Named(Op op, std::string scheme) : Op(std::move(op)), scheme_(std::move(scheme)) {}
+  std::string scheme() const { return scheme_; }
+
+ private:
+  std::string scheme_;
+};
+
 /// A codec of factors. `Form` says which parts a matrix of a shape has, fits them and opens the operator.
 template <class Form>
 class StructuredCodec final : public Codec {
@@ -100,7 +111,7 @@ class StructuredCodec final : public Codec {
     Form::fit(rounded.view(), fit_, options, Form::parts(given.shape(), fit_, values_), put, put_table);
   }
   AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
-    return Form::open(shape, fit_, factor_format(values_), sections, policy);
+    return Named(Form::open(shape, fit_, factor_format(values_), sections, policy), format());
   }
 
  private:
@@ -130,8 +141,8 @@ struct BlockDiagonalForm : NoTables {
     const AlignedBuffer<float> stack = detail::decode_all(op.stack());
     put(MatrixView<const float>(stack.data(), parts[0].shape.rows, parts[0].shape.cols), parts[0]);
   }
-  static AnyLinear open(MatrixShape shape, const Fit& fit, const FactorFormat& factors,
-                        std::span<const Section> sections, PackPolicy policy) {
+  static BlockDiagonal open(MatrixShape shape, const Fit& fit, const FactorFormat& factors,
+                            std::span<const Section> sections, PackPolicy policy) {
     return BlockDiagonal::from_sections(shape, {fit.blocks, factors}, sections, policy);
   }
 };
@@ -162,8 +173,8 @@ struct LowRankForm : NoTables {
     put(view(std::as_const(f.left)), parts[0]);
     put(view(std::as_const(f.right)), parts[1]);
   }
-  static AnyLinear open(MatrixShape shape, const Fit& fit, const FactorFormat& factors,
-                        std::span<const Section> sections, PackPolicy) {
+  static LowRank open(MatrixShape shape, const Fit& fit, const FactorFormat& factors, std::span<const Section> sections,
+                      PackPolicy) {
     return LowRank::from_sections(shape, {rank(shape, fit), factors}, sections);
   }
 };
@@ -194,8 +205,8 @@ struct MonarchForm : NoTables {
     const RowMajorMatrix<float> second = real_rows(f.second, w.rows());
     put(view(second), parts[1]);
   }
-  static AnyLinear open(MatrixShape shape, const Fit& fit, const FactorFormat& factors,
-                        std::span<const Section> sections, PackPolicy policy) {
+  static Monarch open(MatrixShape shape, const Fit& fit, const FactorFormat& factors, std::span<const Section> sections,
+                      PackPolicy policy) {
     return Monarch::from_sections(shape, parameters(shape, fit, factors), sections, policy);
   }
 };
@@ -230,8 +241,8 @@ struct BlastForm : NoTables {
     put(view(std::as_const(f.right)), parts[1]);
     put(view(std::as_const(f.coupling)), parts[2]);
   }
-  static AnyLinear open(MatrixShape shape, const Fit& fit, const FactorFormat& factors,
-                        std::span<const Section> sections, PackPolicy policy) {
+  static Blast open(MatrixShape shape, const Fit& fit, const FactorFormat& factors, std::span<const Section> sections,
+                    PackPolicy policy) {
     return Blast::from_sections(shape, parameters(shape, fit, factors), sections, policy);
   }
 };
@@ -303,8 +314,8 @@ struct BlockLowRankForm {
     put(view(std::as_const(right)), parts[1]);
     put(MatrixView<const float>(nullptr, 0, side), parts[2]);
   }
-  static AnyLinear open(MatrixShape shape, const Fit& fit, const FactorFormat& factors,
-                        std::span<const Section> sections, PackPolicy policy) {
+  static BlockLowRank open(MatrixShape shape, const Fit& fit, const FactorFormat& factors,
+                           std::span<const Section> sections, PackPolicy policy) {
     return BlockLowRank::from_sections(shape, {fit.blocks, fit.blocks, factors}, sections, policy);
   }
 };

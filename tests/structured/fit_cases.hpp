@@ -28,7 +28,7 @@ struct FitCase {
     const nlohmann::json& files = inputs.contains(key) ? inputs : outputs;
     const GoldenArray<T> array =
         read_npy<T>(golden_folder("block_low_rank") + files.at(key).at("file").get<std::string>());
-    return detail::eigen_map(array.view());
+    return fit_detail::eigen_map(array.view());
   }
   double number(const std::string& key) const { return matrix(key)(0, 0); }
 
@@ -53,7 +53,7 @@ inline std::vector<FitCase> fit_cases(std::string_view kind) {
 
 template <class T>
 RowMajorMatrix<T> normal(index_t rows, index_t cols, std::uint64_t seed) {
-  return detail::normal_matrix<T>(rows, cols, seed);
+  return fit_detail::normal_matrix<T>(rows, cols, seed);
 }
 
 /// Inputs whose features are correlated and of unlike size, as a layer sees them.

@@ -13,8 +13,8 @@
 namespace blockpack::inline BLOCKPACK_ABI {
 
 #define BLOCKPACK_TEST_BASICS(WHERE, T)                                                                               \
-  WHERE template class detail::Cholesky<T>;                                                                           \
-  WHERE template void detail::orthonormalize<T>(RowMajorMatrix<T>&, const Execution&);                                \
+  WHERE template class fit_detail::Cholesky<T>;                                                                       \
+  WHERE template void fit_detail::orthonormalize<T>(RowMajorMatrix<T>&, const Execution&);                            \
   WHERE template Svd<T> truncated_svd<T>(MatrixView<const T>, index_t, const SvdOptions&);                            \
   WHERE template LowRankFactors<T> low_rank_fit<T>(MatrixView<const T>, index_t, const LowRankOptions&);              \
   WHERE template double relative_output_error<T>(MatrixView<const T>, const RowMajorMatrix<T>&, const GramMatrix*,    \

@@ -25,8 +25,8 @@ TEST_CASE("Time of truncated decompositions of 1024 x 1024, rank 512 and 128", "
   const index_t n = 1024;
   // Singular values k^-0.5, as of trained weights.
   RowMajorMatrix<double> u = test::normal<double>(n, n, 1), v = test::normal<double>(n, n, 2);
-  detail::orthonormalize(u, {});
-  detail::orthonormalize(v, {});
+  fit_detail::orthonormalize(u, {});
+  fit_detail::orthonormalize(v, {});
   for (index_t k = 0; k < n; ++k) u.col(k) *= 1.0 / std::sqrt(static_cast<double>(k + 1));
   const RowMajorMatrix<float> w = (u * v.transpose()).cast<float>();
   for (const index_t rank : {512, 128})

@@ -18,13 +18,13 @@ template <class T>
 RowMajorMatrix<T> falling_spectrum(index_t rows, index_t cols, double power, std::uint64_t seed) {
   RowMajorMatrix<double> u = test::normal<double>(rows, std::min(rows, cols), seed);
   RowMajorMatrix<double> v = test::normal<double>(cols, std::min(rows, cols), seed + 1);
-  detail::orthonormalize(u, {});
-  detail::orthonormalize(v, {});
+  fit_detail::orthonormalize(u, {});
+  fit_detail::orthonormalize(v, {});
   for (index_t k = 0; k < u.cols(); ++k) u.col(k) *= std::pow(static_cast<double>(k + 1), -power);
   return (u * v.transpose()).cast<T>();
 }
 
-double tail(const std::vector<double>& sigma, index_t rank) { return detail::tail_norm(sigma, rank); }
+double tail(const std::vector<double>& sigma, index_t rank) { return fit_detail::tail_norm(sigma, rank); }
 
 }  // namespace
 
@@ -168,8 +168,8 @@ TEST_CASE("A Cholesky factor by halves is that of Eigen, and its solves are", "[
     CAPTURE(n);
     const auto x = test::normal<float>(n + 20, n, 5);
     const RowMajorMatrix<double> a = (x.transpose() * x).cast<double>();
-    detail::Cholesky<float> narrow;
-    detail::Cholesky<double> wide;
+    fit_detail::Cholesky<float> narrow;
+    fit_detail::Cholesky<double> wide;
     REQUIRE(narrow.factorize(a.cast<float>(), {}));
     REQUIRE(wide.factorize(a, {}));
     auto b = test::normal<double>(13, n, 6);

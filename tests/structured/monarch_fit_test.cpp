@@ -53,7 +53,7 @@ TEST_CASE("The Monarch projection is idempotent and its error is the tail of its
             for (index_t j = 0; j < f.block_cols(); ++j)
               if (f.output(k, s) < c.out && l * f.block_cols() + j < c.in)
                 block(s, j) = w(f.output(k, s), l * f.block_cols() + j);
-          const double e = detail::tail_norm(truncated_svd<double>(read(block), 0).sigma, c.rank);
+          const double e = fit_detail::tail_norm(truncated_svd<double>(read(block), 0).sigma, c.rank);
           squares += e * e;
         }
       REQUIRE((w - dense).norm() == Approx(std::sqrt(squares)).margin(1e-12));

@@ -25,7 +25,7 @@
 #include "blockpack/structured/product.hpp"
 #include "blockpack/structured/svd.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI {
+namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
 
 /// What the gradient of s_ij is divided by: `matched` (U_iᵀU_i) ∘ (V_jᵀV_j), the Hessian; `swapped`
 /// (U_jᵀU_j) ∘ (V_iᵀV_i), what the released code computes, which converges more slowly.
@@ -80,7 +80,7 @@ struct BlastFit {
   BlastStart start = BlastStart::noise;  ///< which one the result comes from
 };
 
-namespace detail {
+namespace fit_detail {
 
 template <class T>
 class BlastDescent {
@@ -562,7 +562,7 @@ void check_start(MatrixShape w, const BlastOptions& o, const BlastFactors<T>& f)
                      ", " + std::to_string(o.blocks) + " and " + std::to_string(o.rank) + " needed");
 }
 
-}  // namespace detail
+}  // namespace fit_detail
 
 /// Fits a BLAST matrix.
 ///
@@ -591,16 +591,16 @@ template <class T>
 BlastFit<T> blast_factorize(MatrixView<const T> w, const BlastOptions& options,
                             const BlastFactors<T>* given = nullptr) {
   static_assert(std::is_floating_point_v<T>);
-  detail::check_blast(w.shape(), options);
-  detail::check_gram("blast_factorize", options.gram, w.cols());
-  detail::check_finite_weights<T>("blast_factorize", w);
+  fit_detail::check_blast(w.shape(), options);
+  fit_detail::check_gram("blast_factorize", options.gram, w.cols());
+  fit_detail::check_finite_weights<T>("blast_factorize", w);
   if (options.start == BlastStart::given && given == nullptr)
     throw ValueError("blast_factorize: start given needs factors");
-  if (given != nullptr) detail::check_start(w.shape(), options, *given);
+  if (given != nullptr) fit_detail::check_start(w.shape(), options, *given);
   BlastFit<T> fit;
   fit.start = options.start == BlastStart::best ? BlastStart::svd : options.start;
   const index_t b = options.blocks;
-  if (w.empty() || detail::eigen_map(w).isZero(T(0))) {
+  if (w.empty() || fit_detail::eigen_map(w).isZero(T(0))) {
     const index_t r = w.empty() ? 0 : options.rank;
     fit.factors = {w.rows(),
                    w.cols(),
@@ -612,7 +612,7 @@ BlastFit<T> blast_factorize(MatrixView<const T> w, const BlastOptions& options,
     return fit;
   }
 
-  using Descent = detail::BlastDescent<T>;
+  using Descent = fit_detail::BlastDescent<T>;
   using State = typename Descent::State;
   const Descent descent(w, options);
   const auto start = [&](BlastStart kind) -> State {
@@ -688,4 +688,4 @@ RefineResult<BlastFactors<T>> blast_refine(MatrixView<const T> w, const BlastFac
   return {std::move(fit.factors), before, fit.rel_error};
 }
 
-}  // namespace blockpack::inline BLOCKPACK_ABI
+}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI

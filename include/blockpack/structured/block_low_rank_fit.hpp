@@ -19,7 +19,7 @@
 #include "blockpack/structured/product.hpp"
 #include "blockpack/structured/svd.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI {
+namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
 
 /// What the tolerance tau is relative to.
 enum class TileThreshold : std::uint8_t {
@@ -44,7 +44,7 @@ struct BlockLowRankOptions {
   Execution execution;
 };
 
-namespace detail {
+namespace fit_detail {
 
 template <class T>
 void check_tiles(const char* function, MatrixView<const T> w, const BlockLowRankOptions& o) {
@@ -144,7 +144,7 @@ void set_error_bound(BlockLowRankFactors<T>& f, const std::vector<double>& error
   f.error_bound = norm > 0.0 ? std::sqrt(sum) / norm : 0.0;
 }
 
-}  // namespace detail
+}  // namespace fit_detail
 
 /// Compresses W tile by tile to a tolerance.
 ///
@@ -160,22 +160,22 @@ void set_error_bound(BlockLowRankFactors<T>& f, const std::vector<double>& error
 template <class T>
 BlockLowRankFactors<T> block_low_rank_fit(MatrixView<const T> w, const BlockLowRankOptions& options = {}) {
   static_assert(std::is_floating_point_v<T>);
-  detail::check_tiles<T>("block_low_rank_fit", w, options);
-  BlockLowRankFactors<T> f = detail::tile_grid<T>(w.shape(), options);
+  fit_detail::check_tiles<T>("block_low_rank_fit", w, options);
+  BlockLowRankFactors<T> f = fit_detail::tile_grid<T>(w.shape(), options);
   const auto count = static_cast<index_t>(f.tiles.size());
-  const double norm = std::sqrt(detail::squared_norm<T>(w));
+  const double norm = std::sqrt(fit_detail::squared_norm<T>(w));
   const double budget = count > 0 ? options.tau * norm / std::sqrt(static_cast<double>(count)) : 0.0;
   std::vector<double> errors(f.tiles.size());
   for (index_t row = 0; row < f.grid().rows; ++row) {
-    parallel_for(detail::quiet(options.execution), f.grid().cols, [&](index_t col) {
+    parallel_for(fit_detail::quiet(options.execution), f.grid().cols, [&](index_t col) {
       const index_t t = row * f.grid().cols + col;
-      const auto fit = options.method == TileMethod::svd ? detail::fit_tile_svd<T> : detail::fit_tile_rrqr<T>;
+      const auto fit = options.method == TileMethod::svd ? fit_detail::fit_tile_svd<T> : fit_detail::fit_tile_rrqr<T>;
       errors[static_cast<std::size_t>(t)] =
-          fit(f.tiles[static_cast<std::size_t>(t)], detail::tile_of<T>(w, f, t), budget, options);
+          fit(f.tiles[static_cast<std::size_t>(t)], fit_detail::tile_of<T>(w, f, t), budget, options);
     });
     options.execution.report(static_cast<double>(row + 1) / static_cast<double>(f.grid().rows));
   }
-  detail::set_error_bound(f, errors, norm);
+  fit_detail::set_error_bound(f, errors, norm);
   return f;
 }
 
@@ -192,16 +192,16 @@ BlockLowRankFactors<T> block_low_rank_fit_budget(MatrixView<const T> w, index_t 
                                                  const BlockLowRankOptions& options = {}) {
   static_assert(std::is_floating_point_v<T>);
   const char* const function = "block_low_rank_fit_budget";
-  detail::check_tiles<T>(function, w, options);
+  fit_detail::check_tiles<T>(function, w, options);
   if (parameters < 0) throw ValueError("block_low_rank_fit_budget: parameters must not be negative");
-  BlockLowRankFactors<T> f = detail::tile_grid<T>(w.shape(), options);
+  BlockLowRankFactors<T> f = fit_detail::tile_grid<T>(w.shape(), options);
   const auto count = static_cast<index_t>(f.tiles.size());
   std::vector<Svd<T>> svds(f.tiles.size());
   for (index_t row = 0; row < f.grid().rows; ++row) {
-    parallel_for(detail::quiet(options.execution), f.grid().cols, [&](index_t col) {
+    parallel_for(fit_detail::quiet(options.execution), f.grid().cols, [&](index_t col) {
       const index_t t = row * f.grid().cols + col;
-      const MatrixView<const T> tile = detail::tile_of<T>(w, f, t);
-      svds[static_cast<std::size_t>(t)] = detail::exact_svd<T>(tile, std::min(tile.rows(), tile.cols()));
+      const MatrixView<const T> tile = fit_detail::tile_of<T>(w, f, t);
+      svds[static_cast<std::size_t>(t)] = fit_detail::exact_svd<T>(tile, std::min(tile.rows(), tile.cols()));
     });
     options.execution.report(static_cast<double>(row + 1) / static_cast<double>(f.grid().rows));
   }
@@ -214,7 +214,7 @@ BlockLowRankFactors<T> block_low_rank_fit_budget(MatrixView<const T> w, index_t 
   std::priority_queue<Offer> offers;
   std::vector<index_t> ranks(f.tiles.size());
   const auto offer = [&](index_t t) {
-    const MatrixView<const T> tile = detail::tile_of<T>(w, f, t);
+    const MatrixView<const T> tile = fit_detail::tile_of<T>(w, f, t);
     const std::vector<double>& sigma = svds[static_cast<std::size_t>(t)].sigma;
     const auto all = static_cast<index_t>(sigma.size());
     const index_t have = ranks[static_cast<std::size_t>(t)], sides = tile.rows() + tile.cols();
@@ -243,12 +243,12 @@ BlockLowRankFactors<T> block_low_rank_fit_budget(MatrixView<const T> w, index_t 
   }
 
   std::vector<double> errors(f.tiles.size());
-  parallel_for(detail::quiet(options.execution), count, [&](index_t t) {
+  parallel_for(fit_detail::quiet(options.execution), count, [&](index_t t) {
     const auto i = static_cast<std::size_t>(t);
-    errors[i] = detail::store_tile<T>(f.tiles[i], detail::tile_of<T>(w, f, t), svds[i], ranks[i]);
+    errors[i] = fit_detail::store_tile<T>(f.tiles[i], fit_detail::tile_of<T>(w, f, t), svds[i], ranks[i]);
   });
-  detail::set_error_bound(f, errors, std::sqrt(detail::squared_norm<T>(w)));
+  fit_detail::set_error_bound(f, errors, std::sqrt(fit_detail::squared_norm<T>(w)));
   return f;
 }
 
-}  // namespace blockpack::inline BLOCKPACK_ABI
+}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI

@@ -20,8 +20,9 @@
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/types.hpp"
+#include "blockpack/structured/output_order.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI {
+namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
 
 template <class T>
 using RowMajorMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -37,10 +38,6 @@ struct LowRankFactors {
   index_t parameters() const noexcept { return left.size() + right.size(); }
   RowMajorMatrix<T> dense() const { return left * right; }
 };
-
-/// Which outputs form block k of a Monarch matrix: `blocked` a run of them, y[k · q + s]; `interleaved`, the order of
-/// the fly library, every out_blocks-th one, y[s · out_blocks + k]. They are different families of matrices.
-enum class OutputOrder : std::uint8_t { blocked, interleaved };
 
 /// W ≈ a Monarch matrix: x is cut into in_blocks runs x_l of p = ceil(in / in_blocks), output block k of
 /// q = ceil(out / out_blocks) is y_k = Σ_l second_kl · (first_lk · x_l).
@@ -222,37 +219,38 @@ struct BlockLowRankFactors {
   }
 };
 
-namespace detail {
+namespace fit_detail {
 inline index_t rank_within(const char* function, double ratio, double dense, double per_rank) {
   if (!(ratio >= 0.0 && ratio <= 1.0))
     throw ValueError(std::string(function) + ": ratio = " + std::to_string(ratio) + ", a number in [0, 1] needed");
   return per_rank > 0.0 ? static_cast<index_t>(ratio * dense / per_rank) : 0;
 }
 inline double entries(MatrixShape shape) { return static_cast<double>(shape.rows) * static_cast<double>(shape.cols); }
-}  // namespace detail
+}  // namespace fit_detail
 
 /// The rank at which a form keeps at most that share of the parameters of a dense matrix, padding included; 0 when even
 /// rank 1 needs more.
 ///
 /// Errors: ValueError for a ratio outside [0, 1] or blocks below 1.
 inline index_t low_rank_for_ratio(MatrixShape shape, double ratio) {
-  return detail::rank_within("low_rank_for_ratio", ratio, detail::entries(shape),
-                             static_cast<double>(shape.rows + shape.cols));
+  return fit_detail::rank_within("low_rank_for_ratio", ratio, fit_detail::entries(shape),
+                                 static_cast<double>(shape.rows + shape.cols));
 }
 inline index_t monarch_rank_for_ratio(MatrixShape shape, index_t in_blocks, index_t out_blocks, double ratio) {
   if (in_blocks < 1 || out_blocks < 1) throw ValueError("monarch_rank_for_ratio: blocks must be at least 1");
   const index_t block = ceil_div(shape.rows, out_blocks) + ceil_div(shape.cols, in_blocks);
-  return detail::rank_within("monarch_rank_for_ratio", ratio, detail::entries(shape),
-                             static_cast<double>(in_blocks) * static_cast<double>(out_blocks * block));
+  return fit_detail::rank_within("monarch_rank_for_ratio", ratio, fit_detail::entries(shape),
+                                 static_cast<double>(in_blocks) * static_cast<double>(out_blocks * block));
 }
 inline index_t blast_rank_for_ratio(MatrixShape shape, index_t blocks, double ratio) {
   if (blocks < 1) throw ValueError("blast_rank_for_ratio: blocks must be at least 1");
   const index_t sides = blocks * (ceil_div(shape.rows, blocks) + ceil_div(shape.cols, blocks));
-  return detail::rank_within("blast_rank_for_ratio", ratio, detail::entries(shape),
-                             static_cast<double>(sides) + static_cast<double>(blocks) * static_cast<double>(blocks));
+  return fit_detail::rank_within(
+      "blast_rank_for_ratio", ratio, fit_detail::entries(shape),
+      static_cast<double>(sides) + static_cast<double>(blocks) * static_cast<double>(blocks));
 }
 
 /// The largest rank at which left and right do not have more parameters than the matrix, out · in / (out + in).
 inline index_t break_even_rank(MatrixShape shape) { return low_rank_for_ratio(shape, 1.0); }
 
-}  // namespace blockpack::inline BLOCKPACK_ABI
+}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI

@@ -21,7 +21,7 @@
 #include "blockpack/structured/product.hpp"
 #include "blockpack/structured/svd.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI {
+namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
 
 /// What W is multiplied by before its decomposition, and the right factor divided by after it.
 enum class ScaleMode : std::uint8_t {
@@ -52,7 +52,7 @@ class Whitening {
       throw ShapeError("Whitening: features " + std::to_string(first) + " and " + std::to_string(count) +
                        " more do not lie among " + std::to_string(gram.in_features()));
     RowMajorMatrix<double> g(count, count);
-    parallel_for(detail::quiet(how), count, [&](index_t i) {
+    parallel_for(fit_detail::quiet(how), count, [&](index_t i) {
       for (index_t j = 0; j < count; ++j) g(i, j) = gram(first + i, first + j);
     });
     if (cholesky_.factorize(g, how)) return;
@@ -73,7 +73,7 @@ class Whitening {
     RowMajorMatrix<T> s = RowMajorMatrix<T>::Zero(size(), size());
     s.template triangularView<Eigen::Lower>() = cholesky_.matrix().template cast<T>();
     RowMajorMatrix<T> scaled(w.rows(), size());
-    detail::product<T>(w, view(std::as_const(s)), view(scaled), how);
+    fit_detail::product<T>(w, view(std::as_const(s)), view(scaled), how);
     return scaled;
   }
 
@@ -86,7 +86,7 @@ class Whitening {
   }
 
  private:
-  detail::Cholesky<double> cholesky_;
+  fit_detail::Cholesky<double> cholesky_;
 };
 
 /// Fits W ≈ left · right of a given rank.
@@ -108,13 +108,13 @@ LowRankFactors<T> low_rank_fit(MatrixView<const T> w, index_t rank, const LowRan
   if (smaller > 0 && rank > smaller)
     throw ShapeError("low_rank_fit: rank = " + std::to_string(rank) + ", at most " + std::to_string(smaller) +
                      " possible for " + to_string(w.shape()));
-  detail::check_finite_weights<T>("low_rank_fit", w);
-  const Execution how = detail::quiet(options.svd.execution);
+  fit_detail::check_finite_weights<T>("low_rank_fit", w);
+  const Execution how = fit_detail::quiet(options.svd.execution);
   const index_t kept = std::min(rank, smaller);
   if (options.scale == ScaleMode::none) return sqrt_split(truncated_svd<T>(w, kept, options.svd));
   if (options.scale == ScaleMode::cholesky) {
     if (options.gram == nullptr) throw ValueError("low_rank_fit: scale cholesky needs gram");
-    detail::check_gram("low_rank_fit", options.gram, w.cols());
+    fit_detail::check_gram("low_rank_fit", options.gram, w.cols());
     const Whitening whitening(*options.gram, how);
     const RowMajorMatrix<T> scaled = whitening.multiply<T>(w, how);
     LowRankFactors<T> f = sqrt_split(truncated_svd<T>(view(scaled), kept, options.svd));
@@ -128,13 +128,13 @@ LowRankFactors<T> low_rank_fit(MatrixView<const T> w, index_t rank, const LowRan
   Eigen::Matrix<T, Eigen::Dynamic, 1> d(w.cols());
   for (index_t c = 0; c < w.cols(); ++c)
     d[c] = static_cast<T>(std::pow(options.columns->mean_abs(c), options.alpha) + 1e-6);
-  const RowMajorMatrix<T> scaled = detail::eigen_map(w) * d.asDiagonal();
+  const RowMajorMatrix<T> scaled = fit_detail::eigen_map(w) * d.asDiagonal();
   LowRankFactors<T> f = sqrt_split(truncated_svd<T>(view(scaled), kept, options.svd));
   f.right = f.right * d.cwiseInverse().asDiagonal();
   return f;
 }
 
-namespace detail {
+namespace fit_detail {
 
 inline void check_factors(const char* function, MatrixShape w, MatrixShape factors) {
   if (w != factors)
@@ -153,7 +153,7 @@ double inner(MatrixView<const T> a, MatrixView<const T> b) {
   return sum;
 }
 
-}  // namespace detail
+}  // namespace fit_detail
 
 /// ||(W - approximation) Xᵀ||_F / ||W Xᵀ||_F, from XᵀX; without a Gram matrix ||W - approximation||_F / ||W||_F. 0 for
 /// 0 / 0.
@@ -162,20 +162,20 @@ double inner(MatrixView<const T> a, MatrixView<const T> b) {
 template <class T>
 double relative_output_error(MatrixView<const T> w, const RowMajorMatrix<T>& approximation,
                              const GramMatrix* gram = nullptr, const Execution& how = {}) {
-  detail::check_factors("relative_output_error", w.shape(), {approximation.rows(), approximation.cols()});
-  detail::check_gram("relative_output_error", gram, w.cols());
-  const RowMajorMatrix<T> error = detail::eigen_map(w) - approximation;
+  fit_detail::check_factors("relative_output_error", w.shape(), {approximation.rows(), approximation.cols()});
+  fit_detail::check_gram("relative_output_error", gram, w.cols());
+  const RowMajorMatrix<T> error = fit_detail::eigen_map(w) - approximation;
   double e = 0.0, all = 0.0;
   if (gram == nullptr) {
-    e = detail::squared_norm<T>(view(error));
-    all = detail::squared_norm<T>(w);
+    e = fit_detail::squared_norm<T>(view(error));
+    all = fit_detail::squared_norm<T>(w);
   } else {
-    const RowMajorMatrix<T> g = detail::normalized_gram<T>(*gram, w.cols(), how);
+    const RowMajorMatrix<T> g = fit_detail::normalized_gram<T>(*gram, w.cols(), how);
     RowMajorMatrix<T> product(w.rows(), w.cols());
-    detail::product<T>(view(error), view(g), view(product), how);
-    e = detail::inner<T>(view(std::as_const(product)), view(error));
-    detail::product<T>(w, view(g), view(product), how);
-    all = detail::inner<T>(view(std::as_const(product)), w);
+    fit_detail::product<T>(view(error), view(g), view(product), how);
+    e = fit_detail::inner<T>(view(std::as_const(product)), view(error));
+    fit_detail::product<T>(w, view(g), view(product), how);
+    all = fit_detail::inner<T>(view(std::as_const(product)), w);
   }
   return all > 0.0 ? std::sqrt(std::max(e, 0.0) / all) : (e > 0.0 ? INFINITY : 0.0);
 }
@@ -188,20 +188,20 @@ double relative_output_error(MatrixView<const T> w, const RowMajorMatrix<T>& app
 template <class T>
 void refine_left(MatrixView<const T> w, LowRankFactors<T>& f, const GramMatrix* gram = nullptr,
                  const Execution& how = {}) {
-  detail::check_factors("refine_left", w.shape(), f.shape());
-  detail::check_gram("refine_left", gram, w.cols());
+  fit_detail::check_factors("refine_left", w.shape(), f.shape());
+  fit_detail::check_gram("refine_left", gram, w.cols());
   const index_t r = f.rank();
   if (r == 0 || w.empty()) return;
   RowMajorMatrix<T> weighted = f.right;  // right · G
   if (gram != nullptr) {
-    const RowMajorMatrix<T> g = detail::normalized_gram<T>(*gram, w.cols(), how);
-    detail::product<T>(view(std::as_const(f.right)), view(g), view(weighted), how);
+    const RowMajorMatrix<T> g = fit_detail::normalized_gram<T>(*gram, w.cols(), how);
+    fit_detail::product<T>(view(std::as_const(f.right)), view(g), view(weighted), how);
   }
   RowMajorMatrix<T> h(r, r);
-  detail::product_transposed<T>(view(weighted), view(std::as_const(f.right)), view(h), how);
+  fit_detail::product_transposed<T>(view(weighted), view(std::as_const(f.right)), view(h), how);
   h = RowMajorMatrix<T>((h + h.transpose()) / T(2));
-  detail::product_transposed<T>(w, view(std::as_const(weighted)), view(f.left), how);
-  detail::Cholesky<T> cholesky;
+  fit_detail::product_transposed<T>(w, view(std::as_const(weighted)), view(f.left), how);
+  fit_detail::Cholesky<T> cholesky;
   cholesky.factorize_damped(h, 0.0, how);
   cholesky.solve_rows(view(f.left), how);
 }
@@ -211,11 +211,11 @@ void refine_left(MatrixView<const T> w, LowRankFactors<T>& f, const GramMatrix* 
 /// Errors: ShapeError when sizes disagree. Cost: 2 · rank · out · (in + rank) operations.
 template <class T>
 void refine_right(MatrixView<const T> w, LowRankFactors<T>& f, const Execution& how = {}) {
-  detail::check_factors("refine_right", w.shape(), f.shape());
+  fit_detail::check_factors("refine_right", w.shape(), f.shape());
   if (f.rank() == 0 || w.empty()) return;
-  RowMajorMatrix<T> rt = detail::transposed_product<T>(w, view(std::as_const(f.left)), how);
-  detail::Cholesky<T> cholesky;
-  cholesky.factorize_damped(detail::gram_of_columns<T>(view(std::as_const(f.left)), how), 0.0, how);
+  RowMajorMatrix<T> rt = fit_detail::transposed_product<T>(w, view(std::as_const(f.left)), how);
+  fit_detail::Cholesky<T> cholesky;
+  cholesky.factorize_damped(fit_detail::gram_of_columns<T>(view(std::as_const(f.left)), how), 0.0, how);
   cholesky.solve_rows(view(rt), how);
   f.right = rt.transpose();
 }
@@ -227,8 +227,8 @@ void refine_right(MatrixView<const T> w, LowRankFactors<T>& f, const Execution& 
 template <class T>
 LowRankFactors<T> low_rank_refine(MatrixView<const T> w, LowRankFactors<T> f, const GramMatrix* gram, int steps = 10,
                                   const Execution& how = {}) {
-  detail::check_factors("low_rank_refine", w.shape(), f.shape());
-  const Execution step = detail::quiet(how);
+  fit_detail::check_factors("low_rank_refine", w.shape(), f.shape());
+  const Execution step = fit_detail::quiet(how);
   LowRankFactors<T> best = f;
   double least = relative_output_error<T>(w, f.dense(), gram, step);
   for (int i = 0; i < steps; ++i) {
@@ -251,4 +251,4 @@ LowRankFactors<T> low_rank_refine(MatrixView<const T> w, LowRankFactors<T> f, co
   return best;
 }
 
-}  // namespace blockpack::inline BLOCKPACK_ABI
+}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI

@@ -13,15 +13,10 @@
 #include "blockpack/core/config.hpp"
 #include "blockpack/structured/block_factors.hpp"
 #include "blockpack/structured/factor_format.hpp"
+#include "blockpack/structured/output_order.hpp"
 #include "blockpack/structured/roofline.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
-
-/// Where feature s of output block k of `out_blocks` blocks of q features stands.
-enum class OutputOrder : std::uint8_t {
-  blocked,     ///< k · q + s
-  interleaved  ///< s · out_blocks + k, the order of the paper
-};
 
 /// W_kl = second_kl · first_lk: with v_l = x_l · first_lᵀ and z_k the values that the v_l hold for k,
 /// y_k = z_k · second_kᵀ. p = ⌈in / in_blocks⌉, and output blocks have q = ⌈out / out_blocks⌉ features or, where the

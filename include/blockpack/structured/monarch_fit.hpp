@@ -22,7 +22,7 @@
 #include "blockpack/structured/product.hpp"
 #include "blockpack/structured/svd.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI {
+namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
 
 struct MonarchOptions {
   index_t in_blocks = 4;
@@ -67,8 +67,8 @@ MonarchFactors<T> monarch_project(MatrixView<const T> w, const MonarchOptions& o
   f.out_blocks = options.out_blocks;
   f.rank = options.rank;
   f.order = options.order;
-  detail::check_blocks(function, "in_blocks", options.in_blocks, w.empty() ? options.in_blocks : w.cols());
-  detail::check_blocks(function, "out_blocks", options.out_blocks, w.empty() ? options.out_blocks : w.rows());
+  fit_detail::check_blocks(function, "in_blocks", options.in_blocks, w.empty() ? options.in_blocks : w.cols());
+  fit_detail::check_blocks(function, "out_blocks", options.out_blocks, w.empty() ? options.out_blocks : w.rows());
   if (options.rank < 1)
     throw ValueError("monarch_project: rank = " + std::to_string(options.rank) + ", at least 1 needed");
   const index_t p = f.block_cols(), q = f.block_rows();
@@ -76,10 +76,10 @@ MonarchFactors<T> monarch_project(MatrixView<const T> w, const MonarchOptions& o
   if (f.rank > std::min(p, q) && f.rank > 0)
     throw ShapeError("monarch_project: rank = " + std::to_string(f.rank) + ", at most " +
                      std::to_string(std::min(p, q)) + " possible for blocks of " + to_string(MatrixShape{q, p}));
-  detail::check_gram(function, options.gram, w.cols());
+  fit_detail::check_gram(function, options.gram, w.cols());
   if (!std::is_floating_point_v<T> && options.gram != nullptr)
     throw UnsupportedError("monarch_project: complex matrices have no gram");
-  detail::check_finite_weights<T>(function, w);
+  fit_detail::check_finite_weights<T>(function, w);
   const Execution& how = options.svd.execution;
   const index_t r = f.rank;
   f.first = RowMajorMatrix<T>::Zero(f.in_blocks * f.out_blocks * r, p);
@@ -87,7 +87,7 @@ MonarchFactors<T> monarch_project(MatrixView<const T> w, const MonarchOptions& o
   if (w.empty()) return f;
 
   SvdOptions svd_options = options.svd;
-  svd_options.execution = detail::serial(how);
+  svd_options.execution = fit_detail::serial(how);
   for (index_t l = 0; l < f.in_blocks; ++l) {
     const index_t cols = std::clamp(w.cols() - l * p, index_t{0}, p);
     if (cols == 0) continue;
@@ -97,11 +97,11 @@ MonarchFactors<T> monarch_project(MatrixView<const T> w, const MonarchOptions& o
       else
         return nullptr;
     }();
-    parallel_for(detail::quiet(how), f.out_blocks, [&](index_t k) {
+    parallel_for(fit_detail::quiet(how), f.out_blocks, [&](index_t k) {
       RowMajorMatrix<T> block = RowMajorMatrix<T>::Zero(q, cols);
       for (index_t s = 0; s < q; ++s)
         if (const index_t row = f.output(k, s); row < w.rows())
-          block.row(s) = detail::eigen_map(w.block(row, l * p, 1, cols)).row(0);
+          block.row(s) = fit_detail::eigen_map(w.block(row, l * p, 1, cols)).row(0);
       const index_t kept = std::min(r, cols);  // the last block of columns may be narrower than the rank
       LowRankFactors<T> pair;
       if constexpr (std::is_floating_point_v<T>) {
@@ -163,22 +163,22 @@ RefineResult<MonarchFactors<T>> monarch_refine(MatrixView<const T> w, MonarchFac
                                                int steps = 10, const Execution& how = {}) {
   static_assert(std::is_floating_point_v<T>);
   const char* const function = "monarch_refine";
-  detail::check_factors(function, w.shape(), f.shape());
-  detail::check_gram(function, &gram, w.cols());
+  fit_detail::check_factors(function, w.shape(), f.shape());
+  fit_detail::check_gram(function, &gram, w.cols());
   if (steps < 0) throw ValueError("monarch_refine: steps must not be negative");
-  detail::check_finite_weights<T>(function, w);
-  const Execution step = detail::quiet(how), inner = detail::serial(how);
+  fit_detail::check_finite_weights<T>(function, w);
+  const Execution step = fit_detail::quiet(how), inner = fit_detail::serial(how);
   const index_t p = f.block_cols(), q = f.block_rows(), r = f.rank;
   const index_t rows = f.out_blocks * q, cols = f.in_blocks * p;
   if (w.empty() || r == 0) return {std::move(f), 0.0, 0.0};
-  const RowMajorMatrix<T> g = detail::normalized_gram<T>(gram, cols, step);
+  const RowMajorMatrix<T> g = fit_detail::normalized_gram<T>(gram, cols, step);
   // W in the order of the blocks, padded.
   RowMajorMatrix<T> target = RowMajorMatrix<T>::Zero(rows, cols);
   for (index_t k = 0; k < f.out_blocks; ++k)
     for (index_t s = 0; s < q; ++s)
       if (const index_t row = f.output(k, s); row < w.rows())
-        target.row(k * q + s).head(w.cols()) = detail::eigen_map(w.rows_from(row, 1)).row(0);
-  std::vector<detail::Cholesky<T>> input(static_cast<std::size_t>(f.in_blocks));
+        target.row(k * q + s).head(w.cols()) = fit_detail::eigen_map(w.rows_from(row, 1)).row(0);
+  std::vector<fit_detail::Cholesky<T>> input(static_cast<std::size_t>(f.in_blocks));
   for (index_t l = 0; l < f.in_blocks; ++l)
     input[static_cast<std::size_t>(l)].factorize_damped(g.block(l * p, l * p, p, p), 1e-4, step);
 
@@ -186,19 +186,20 @@ RefineResult<MonarchFactors<T>> monarch_refine(MatrixView<const T> w, MonarchFac
   const auto block_error = [&](index_t k, index_t l) {
     const RowMajorMatrix<T> second = f.second_block(k, l);
     const MatrixView<T> e = view(error).block(k * q, l * p, q, p);
-    detail::product<T>(view(second), view(std::as_const(f.first)).rows_from((l * f.out_blocks + k) * r, r), e, inner);
-    detail::eigen_map(e) -= target.block(k * q, l * p, q, p);
+    fit_detail::product<T>(view(second), view(std::as_const(f.first)).rows_from((l * f.out_blocks + k) * r, r), e,
+                           inner);
+    fit_detail::eigen_map(e) -= target.block(k * q, l * p, q, p);
   };
   const auto loss = [&] {
     parallel_for(step, f.out_blocks, [&](index_t k) {
       for (index_t l = 0; l < f.in_blocks; ++l) block_error(k, l);
     });
-    detail::product<T>(view(std::as_const(error)), view(g), view(weighted), step);
-    return std::max(0.0, detail::inner<T>(view(std::as_const(weighted)), view(std::as_const(error))));
+    fit_detail::product<T>(view(std::as_const(error)), view(g), view(weighted), step);
+    return std::max(0.0, fit_detail::inner<T>(view(std::as_const(weighted)), view(std::as_const(error))));
   };
   double whole = 0.0;
-  detail::product<T>(view(std::as_const(target)), view(g), view(weighted), step);
-  whole = detail::inner<T>(view(std::as_const(weighted)), view(std::as_const(target)));
+  fit_detail::product<T>(view(std::as_const(target)), view(g), view(weighted), step);
+  whole = fit_detail::inner<T>(view(std::as_const(weighted)), view(std::as_const(target)));
   const auto relative = [&](double e) { return whole > 0.0 ? std::sqrt(e / whole) : 0.0; };
 
   RefineResult<MonarchFactors<T>> best{f, 0.0, 0.0};
@@ -213,14 +214,14 @@ RefineResult<MonarchFactors<T>> monarch_refine(MatrixView<const T> w, MonarchFac
         return view(std::as_const(f.first)).rows_from((l * f.out_blocks + k) * r, r);
       };
       for (index_t l = 0; l < f.in_blocks; ++l)
-        detail::product<T>(first(l), view(g).rows_from(l * p, p), view(fg).rows_from(l * r, r), inner);
+        fit_detail::product<T>(first(l), view(g).rows_from(l * p, p), view(fg).rows_from(l * r, r), inner);
       for (index_t l = 0; l < f.in_blocks; ++l)
-        detail::product_transposed<T>(view(fg).block(0, l * p, f.in_blocks * r, p), first(l),
-                                      view(h).block(0, l * r, f.in_blocks * r, r), inner);
+        fit_detail::product_transposed<T>(view(fg).block(0, l * p, f.in_blocks * r, p), first(l),
+                                          view(h).block(0, l * r, f.in_blocks * r, r), inner);
       h = RowMajorMatrix<T>((h + h.transpose()) / T(2));
-      detail::product_transposed<T>(view(std::as_const(error)).rows_from(k * q, q), view(std::as_const(fg)), view(d),
-                                    inner);
-      detail::Cholesky<T> cholesky;
+      fit_detail::product_transposed<T>(view(std::as_const(error)).rows_from(k * q, q), view(std::as_const(fg)),
+                                        view(d), inner);
+      fit_detail::Cholesky<T> cholesky;
       cholesky.factorize_damped(h, 0.0, inner);
       cholesky.solve_rows(view(d), inner);
       f.second.middleRows(k * q, q) -= d;
@@ -229,14 +230,15 @@ RefineResult<MonarchFactors<T>> monarch_refine(MatrixView<const T> w, MonarchFac
     for (index_t l = 0; l < f.in_blocks; ++l) {
       how.throw_if_stopped();
       RowMajorMatrix<T> eg(rows, p);  // G is symmetric
-      detail::product_transposed<T>(view(std::as_const(error)), view(g).rows_from(l * p, p), view(eg), step);
+      fit_detail::product_transposed<T>(view(std::as_const(error)), view(g).rows_from(l * p, p), view(eg), step);
       parallel_for(step, f.out_blocks, [&](index_t k) {
         const RowMajorMatrix<T> second = f.second_block(k, l);
         // In the transposed order, so that both solves divide rows.
-        RowMajorMatrix<T> d = detail::transposed_product<T>(view(std::as_const(eg)).rows_from(k * q, q), view(second),
-                                                            inner);  // [p, r]
-        detail::Cholesky<T> cholesky;
-        cholesky.factorize_damped(detail::gram_of_columns<T>(view(second), inner), 0.0, inner);
+        RowMajorMatrix<T> d =
+            fit_detail::transposed_product<T>(view(std::as_const(eg)).rows_from(k * q, q), view(second),
+                                              inner);  // [p, r]
+        fit_detail::Cholesky<T> cholesky;
+        cholesky.factorize_damped(fit_detail::gram_of_columns<T>(view(second), inner), 0.0, inner);
         cholesky.solve_rows(view(d), inner);
         RowMajorMatrix<T> dt = d.transpose();
         input[static_cast<std::size_t>(l)].solve_rows(view(dt), inner);
@@ -256,4 +258,4 @@ RefineResult<MonarchFactors<T>> monarch_refine(MatrixView<const T> w, MonarchFac
   return best;
 }
 
-}  // namespace blockpack::inline BLOCKPACK_ABI
+}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI

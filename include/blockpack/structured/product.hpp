@@ -21,8 +21,8 @@
 #include "blockpack/core/execution.hpp"
 #include "blockpack/structured/factors.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI {
-namespace detail {
+namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
+namespace fit_detail {
 
 /// A view as an Eigen matrix, in place.
 template <class T>
@@ -290,5 +290,5 @@ RowMajorMatrix<T> normalized_gram(const GramMatrix& gram, index_t size, const Ex
   return g;
 }
 
-}  // namespace detail
-}  // namespace blockpack::inline BLOCKPACK_ABI
+}  // namespace fit_detail
+}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI

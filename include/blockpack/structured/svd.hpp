@@ -21,7 +21,7 @@
 #include "blockpack/structured/factors.hpp"
 #include "blockpack/structured/product.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI {
+namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
 
 /// W ≈ u · diag(sigma) · vh.
 template <class T>
@@ -46,7 +46,7 @@ struct SvdOptions {
   Execution execution;
 };
 
-namespace detail {
+namespace fit_detail {
 
 template <class T>
 struct WideType {
@@ -207,7 +207,7 @@ RowMajorMatrix<T> krylov_range(MatrixView<const T> w, index_t columns, index_t b
   }
 }
 
-}  // namespace detail
+}  // namespace fit_detail
 
 /// The `rank` largest singular triples.
 ///
@@ -228,18 +228,18 @@ Svd<T> truncated_svd(MatrixView<const T> w, index_t rank, const SvdOptions& opti
                      " possible for " + to_string(w.shape()));
   if (options.oversampling < 0 || options.power_iterations < 0 || options.krylov_block < 0)
     throw ValueError("truncated_svd: oversampling, power_iterations and krylov_block must not be negative");
-  detail::check_finite_weights<T>("truncated_svd", w);
-  const Execution how = detail::quiet(options.execution);
-  if (options.method == SvdMethod::exact || smaller == 0) return detail::exact_svd<T>(w, rank);
+  fit_detail::check_finite_weights<T>("truncated_svd", w);
+  const Execution how = fit_detail::quiet(options.execution);
+  if (options.method == SvdMethod::exact || smaller == 0) return fit_detail::exact_svd<T>(w, rank);
   if constexpr (std::is_floating_point_v<T>) {
     const index_t columns = std::min(smaller, rank + options.oversampling);
     if (options.method == SvdMethod::randomized)
-      return detail::svd_within<T>(w, detail::randomized_range<T>(w, columns, options, how), rank, how);
+      return fit_detail::svd_within<T>(w, fit_detail::randomized_range<T>(w, columns, options, how), rank, how);
     const index_t block =
         std::min(columns, options.krylov_block > 0 ? options.krylov_block : ceil_div(std::max(columns, index_t{1}), 3));
     const index_t all = std::min(smaller, columns + rank / 2);
-    return detail::svd_within<T>(w, detail::krylov_range<T>(w, all, std::max(block, index_t{1}), options, how), rank,
-                                 how);
+    return fit_detail::svd_within<T>(w, fit_detail::krylov_range<T>(w, all, std::max(block, index_t{1}), options, how),
+                                     rank, how);
   } else {
     throw UnsupportedError("truncated_svd: complex matrices have the exact method alone");
   }
@@ -258,4 +258,4 @@ LowRankFactors<T> sqrt_split(const Svd<T>& svd) {
   return f;
 }
 
-}  // namespace blockpack::inline BLOCKPACK_ABI
+}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI
