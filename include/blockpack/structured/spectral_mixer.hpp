@@ -9,8 +9,8 @@
 ///
 /// with w1 and w2 block-diagonal over the channels and relu and softshrink on real and imaginary parts separately.
 /// Everything is float32 and channels stay innermost: a transform along W or H is the product of a constant matrix with
-/// a slab [positions, channels], and the complex layer is the real one of [Xr Xi] with [[Wr, Wi], [-Wi, Wr]], both on
-/// the library's engine. Long transforms go through Eigen's kissfft.
+/// a slab [positions, channels], folded into its even and odd part, and the complex layer is the real one of [Xr Xi]
+/// with [[Wr, Wi], [-Wi, Wr]], both on the library's engine. Long transforms go through Eigen's kissfft.
 ///
 /// Source: "Adaptive Fourier Neural Operators: Efficient Token Mixers for Transformers", arXiv:2111.13587; what is
 /// computed is NVlabs/AFNO-transformer, afno/afno2d.py, afno1d.py and bfno2d.py. docs/spectral_mixer.md.
@@ -93,21 +93,23 @@ inline KeptModes kept_modes(TokenGrid grid, double h, ModeMask mask, bool one_la
 }
 
 /// A matrix that lives as long as a call, row-major.
-struct DftMatrix {
+struct WaveMatrix {
   AlignedBuffer<float> values;
   index_t rows = 0, cols = 0;
-  DftMatrix(index_t r, index_t c) : values(checked_mul(r, c, "SpectralMixer")), rows(r), cols(c) {}
+
+  WaveMatrix() = default;
+  WaveMatrix(index_t r, index_t c) : values(checked_mul(r, c, "SpectralMixer")), rows(r), cols(c) {}
   float& operator()(index_t i, index_t j) noexcept { return values[i * cols + j]; }
   MatrixView<const float> view() const noexcept { return {values.data(), rows, cols}; }
 };
 
-/// cos and sin of 2π j / n, scaled by 1/√n, in double. Multiples of n come out exact.
+/// cos and sin of 2π j / n, scaled by 1/√n, in double. Multiples of π come out exact.
 class Waves {
  public:
   explicit Waves(index_t n) : n_(n) {
+    const double scale = 1.0 / std::sqrt(static_cast<double>(n));
     for (index_t j = 0; j < n; ++j) {
       const double angle = 2.0 * std::numbers::pi * static_cast<double>(j) / static_cast<double>(n);
-      const double scale = 1.0 / std::sqrt(static_cast<double>(n));
       cos_.push_back(2 * j == n ? -scale : std::cos(angle) * scale);
       sin_.push_back(2 * j == n ? 0.0 : std::sin(angle) * scale);
     }
@@ -121,114 +123,192 @@ class Waves {
   std::vector<double> cos_, sin_;
 };
 
-/// Rows of floats at equal distances, `dst` = `matrix` · `src`, on the calling thread.
-inline void multiply_rows(const DftMatrix& matrix, MatrixView<const float> src, MatrixView<float> dst,
-                          const ApplyOptions& how) {
-  RowSource rows;
-  rows.rows = src.rows();
-  rows.cols = src.cols();
-  rows.self = &src;
-  rows.decode_f32 = [](const void* self, index_t row, index_t col, index_t count, float* out) {
-    std::copy_n(static_cast<const MatrixView<const float>*>(self)->row_data(row) + col, count, out);
-  };
-  rows.dense = src.data();
-  rows.dense_type = WeightType::f32;
-  rows.dense_row_stride = src.row_stride();
-  matmul_transpose(matrix.view(), rows, dst, how);
+/// The even or the odd part of the rows of a slab [n, channels], as the weights of a product: x[j] + x[n - j] for
+/// j = 0 … n / 2 (j = 0 and j = n / 2 alone), or x[j] - x[n - j] for 0 < j < n / 2. A cosine matrix meets the even part
+/// alone, a sine matrix the odd one: together a quarter of the products of the whole complex matrix.
+struct FoldedRows {
+  MatrixView<const float> src;
+  bool odd = false;
+  bool folded = true;  ///< false: the rows as they are
+
+  static void decode(const void* self, index_t row, index_t col, index_t count, float* dst) {
+    const auto& f = *static_cast<const FoldedRows*>(self);
+    const index_t n = f.src.rows(), j = f.odd ? row + 1 : row;
+    const float* a = f.src.row_data(j) + col;
+    if (!f.folded || j == 0 || 2 * j == n) {
+      std::copy_n(a, count, dst);
+      return;
+    }
+    const float* b = f.src.row_data(n - j) + col;
+    if (f.odd) {
+      for (index_t i = 0; i < count; ++i) dst[i] = a[i] - b[i];
+    } else {
+      for (index_t i = 0; i < count; ++i) dst[i] = a[i] + b[i];
+    }
+  }
+};
+
+/// dst = waves · rows, on the calling thread.
+inline void multiply_waves(const WaveMatrix& waves, const FoldedRows& rows, MatrixView<float> dst,
+                           const ApplyOptions& how) {
+  RowSource w;
+  w.rows = waves.cols;
+  w.cols = rows.src.cols();
+  w.self = &rows;
+  w.decode_f32 = FoldedRows::decode;
+  matmul_transpose(waves.view(), w, dst, how);
 }
 
-/// Orthonormal transforms of the rows of a slab [n, channels] along its n rows. A half spectrum has the rows
-/// Re 0, Im 0, Re 1, Im 1, … of the first `kept` frequencies; a whole one has all real parts, then all imaginary ones.
+/// Orthonormal transforms along the n rows of slabs [n, channels]: by products up to a length, by FFTs above.
 class RowTransforms {
  public:
+  /// A spectrum is two slabs, real and imaginary parts.
+  template <class T>
+  struct Spectrum {
+    MatrixView<T> re, im;
+  };
+
+  /// `kept`: of the real transforms, the first so many frequencies are computed and the others are taken as 0.
   RowTransforms(index_t n, index_t kept, bool complex, index_t longest_product)
-      : n_(n),
-        kept_(kept),
-        by_product_(n <= longest_product),
-        forward_(by_product_ ? (complex ? 2 * n : 2 * kept) : 0, by_product_ ? (complex ? 2 * n : n) : 0),
-        inverse_(by_product_ ? (complex ? 2 * n : n) : 0, by_product_ ? (complex ? 2 * n : 2 * kept) : 0) {
+      : n_(n), kept_(kept), even_(n / 2 + 1), odd_((n - 1) / 2), by_product_(n <= longest_product) {
     if (!by_product_) return;
     const Waves waves(n);
-    if (complex) {
-      for (index_t k = 0; k < n; ++k) {
-        for (index_t j = 0; j < n; ++j) {
-          const auto c = static_cast<float>(waves.cosine(j, k)), s = static_cast<float>(waves.sine(j, k));
-          forward_(k, j) = inverse_(k, j) = c;
-          forward_(n + k, n + j) = inverse_(n + k, n + j) = c;
-          forward_(k, n + j) = inverse_(n + k, j) = s;
-          forward_(n + k, j) = inverse_(k, n + j) = -s;
+    kept_odd_ = complex ? odd_ : std::clamp<index_t>(kept - 1, 0, odd_);
+    cos_ = WaveMatrix(complex ? even_ : kept, even_);
+    sin_ = WaveMatrix(kept_odd_, odd_);
+    for (index_t k = 0; k < cos_.rows; ++k)
+      for (index_t j = 0; j < even_; ++j) cos_(k, j) = static_cast<float>(waves.cosine(j, k));
+    for (index_t k = 1; k <= kept_odd_; ++k)
+      for (index_t j = 1; j <= odd_; ++j) sin_(k - 1, j - 1) = static_cast<float>(waves.sine(j, k));
+    if (complex) return;
+    // Back to real rows every frequency but 0 and n / 2 counts for its conjugate as well.
+    cos_back_ = WaveMatrix(even_, kept);
+    sin_back_ = WaveMatrix(odd_, kept_odd_);
+    for (index_t j = 0; j < even_; ++j)
+      for (index_t k = 0; k < kept; ++k)
+        cos_back_(j, k) = static_cast<float>((k == 0 || 2 * k == n ? 1.0 : 2.0) * waves.cosine(j, k));
+    for (index_t j = 1; j <= odd_; ++j)
+      for (index_t k = 1; k <= kept_odd_; ++k) sin_back_(j - 1, k - 1) = static_cast<float>(2.0 * waves.sine(j, k));
+  }
+
+  /// The first `kept` frequencies of src [n, channels].
+  void forward(MatrixView<const float> src, Spectrum<float> dst, const ApplyOptions& how) const {
+    if (by_product_) {
+      multiply_waves(cos_, {src, false}, dst.re, how);
+      // Im = -Σ x sin. Frequency 0 has none, and n / 2 neither.
+      for (index_t k = 0; k < kept_; ++k)
+        if (k == 0 || k > kept_odd_) std::fill_n(dst.im.row_data(k), src.cols(), 0.0f);
+      if (kept_odd_ == 0) return;
+      const MatrixView<float> im = dst.im.rows_from(1, kept_odd_);
+      multiply_waves(sin_, {src, true}, im, how);
+      for (index_t k = 0; k < kept_odd_; ++k) negate(im.row(k));
+      return;
+    }
+    // Two real channels in one transform: a = (Z[k] + conj Z[-k]) / 2, b = (Z[k] - conj Z[-k]) / 2i.
+    const float half = 0.5f * scale();
+    by_pairs(
+        src.cols(), false,
+        [&](index_t c, bool two, Complex* z) {
+          for (index_t j = 0; j < n_; ++j) z[j] = {src(j, c), two ? src(j, c + 1) : 0.0f};
+        },
+        [&](index_t c, bool two, const Complex* z) {
+          for (index_t k = 0; k < kept_; ++k) {
+            const Complex p = z[k] * half, q = std::conj(z[k == 0 ? 0 : n_ - k]) * half;
+            dst.re(k, c) = (p + q).real();
+            dst.im(k, c) = (p + q).imag();
+            if (!two) continue;
+            dst.re(k, c + 1) = (p - q).imag();
+            dst.im(k, c + 1) = -(p - q).real();
+          }
+        });
+  }
+
+  /// Back to dst = real rows + residual. Imaginary parts of frequency 0 and n / 2 are ignored, as irfft does.
+  void backward(Spectrum<const float> src, MatrixView<const float> residual, MatrixView<float> dst,
+                const ApplyOptions& how) const {
+    const index_t channels = dst.cols();
+    if (by_product_) {
+      auto memory = AlignedBuffer<float>::uninitialized(n_ * channels);
+      const MatrixView<float> p(memory.data(), even_, channels);
+      const MatrixView<float> q(memory.data() + even_ * channels, odd_, channels);
+      multiply_waves(cos_back_, {src.re, false, false}, p, how);
+      if (odd_ > 0 && kept_odd_ > 0) multiply_waves(sin_back_, {src.im.rows_from(1, kept_odd_), false, false}, q, how);
+      if (kept_odd_ == 0) std::fill_n(memory.data() + even_ * channels, odd_ * channels, 0.0f);
+      for (index_t j = 0; j < even_; ++j) {
+        const bool alone = j == 0 || 2 * j == n_;
+        const float* even = p.row_data(j);
+        if (alone) {
+          add(dst.row_data(j), even, residual.row_data(j), channels);
+        } else {
+          const float* odd = q.row_data(j - 1);
+          const float *r0 = residual.row_data(j), *r1 = residual.row_data(n_ - j);
+          float *d0 = dst.row_data(j), *d1 = dst.row_data(n_ - j);
+          for (index_t i = 0; i < channels; ++i) {
+            d0[i] = even[i] - odd[i] + r0[i];
+            d1[i] = even[i] + odd[i] + r1[i];
+          }
         }
       }
       return;
     }
-    for (index_t k = 0; k < kept; ++k) {
-      const bool alone = k == 0 || 2 * k == n;  // its imaginary part must vanish, and is ignored on the way back
-      for (index_t j = 0; j < n; ++j) {
-        const double c = waves.cosine(j, k), s = waves.sine(j, k);
-        forward_(2 * k, j) = static_cast<float>(c);
-        forward_(2 * k + 1, j) = static_cast<float>(-s);
-        inverse_(j, 2 * k) = static_cast<float>(alone ? c : 2.0 * c);
-        inverse_(j, 2 * k + 1) = static_cast<float>(alone ? 0.0 : -2.0 * s);
-      }
-    }
-  }
-
-  /// Half spectrum [2 kept, channels] of src [n, channels].
-  void real_forward(MatrixView<const float> src, MatrixView<float> dst, const ApplyOptions& how) const {
-    if (by_product_) return multiply_rows(forward_, src, dst, how);
-    pairs_of_channels(
-        src.cols(), false,
-        [&](index_t c, index_t tile, Complex* z) {
-          for (index_t j = 0; j < n_; ++j) z[j] = {src(j, c), tile > 1 ? src(j, c + 1) : 0.0f};
-        },
-        [&](index_t c, index_t tile, const Complex* z) {
-          for (index_t k = 0; k < kept_; ++k) {
-            // Two real channels in one transform: a = (Z[k] + conj Z[-k]) / 2, b = (Z[k] - conj Z[-k]) / 2i.
-            const Complex p = z[k] * half_scale(), q = std::conj(z[k == 0 ? 0 : n_ - k]) * half_scale();
-            const Complex a = p + q, b = p - q;
-            dst(2 * k, c) = a.real();
-            dst(2 * k + 1, c) = a.imag();
-            if (tile < 2) continue;
-            dst(2 * k, c + 1) = b.imag();
-            dst(2 * k + 1, c + 1) = -b.real();
-          }
-        });
-  }
-
-  /// The inverse; imaginary parts of frequency 0 and n / 2 are ignored, as irfft does.
-  void real_inverse(MatrixView<const float> src, MatrixView<float> dst, const ApplyOptions& how) const {
-    if (by_product_) return multiply_rows(inverse_, src, dst, how);
-    pairs_of_channels(
-        src.cols(), true,
-        [&](index_t c, index_t tile, Complex* z) {
+    by_pairs(
+        channels, true,
+        [&](index_t c, bool two, Complex* z) {
           std::fill_n(z, n_, Complex());
           for (index_t k = 0; k < kept_; ++k) {
             const bool alone = k == 0 || 2 * k == n_;
-            const Complex a(src(2 * k, c), alone ? 0.0f : src(2 * k + 1, c));
-            const Complex b = tile < 2 ? Complex() : Complex(src(2 * k, c + 1), alone ? 0.0f : src(2 * k + 1, c + 1));
+            const Complex a(src.re(k, c), alone ? 0.0f : src.im(k, c));
+            const Complex b = two ? Complex(src.re(k, c + 1), alone ? 0.0f : src.im(k, c + 1)) : Complex();
             z[k] = {a.real() - b.imag(), a.imag() + b.real()};
             if (!alone) z[n_ - k] = {a.real() + b.imag(), b.real() - a.imag()};
           }
         },
-        [&](index_t c, index_t tile, const Complex* z) {
+        [&](index_t c, bool two, const Complex* z) {
           for (index_t j = 0; j < n_; ++j) {
-            dst(j, c) = z[j].real() * scale();
-            if (tile > 1) dst(j, c + 1) = z[j].imag() * scale();
+            dst(j, c) = z[j].real() * scale() + residual(j, c);
+            if (two) dst(j, c + 1) = z[j].imag() * scale() + residual(j, c + 1);
           }
         });
   }
 
-  /// Whole spectrum to whole spectrum [2 n, channels].
-  void whole(MatrixView<const float> src, MatrixView<float> dst, bool inverse, const ApplyOptions& how) const {
-    if (by_product_) return multiply_rows(inverse ? inverse_ : forward_, src, dst, how);
+  /// All n frequencies of complex rows, or back. dst may not overlap src.
+  void whole(Spectrum<const float> src, Spectrum<float> dst, bool inverse, const ApplyOptions& how) const {
+    const index_t channels = src.re.cols();
+    if (by_product_) {
+      // (C ∓ iS)(a + ib) = (C a ± S b) + i (C b ∓ S a), and row n - k has the sines of row k with the other sign.
+      auto memory = AlignedBuffer<float>::uninitialized(n_ * channels);
+      const MatrixView<float> p(memory.data(), even_, channels);
+      const MatrixView<float> q(memory.data() + even_ * channels, odd_, channels);
+      for (const bool imaginary : {false, true}) {
+        const MatrixView<const float> a = imaginary ? src.im : src.re, b = imaginary ? src.re : src.im;
+        const MatrixView<float> out = imaginary ? dst.im : dst.re;
+        multiply_waves(cos_, {a, false}, p, how);
+        if (odd_ > 0) multiply_waves(sin_, {b, true}, q, how);
+        const bool minus = imaginary != inverse;
+        for (index_t k = 0; k < even_; ++k) {
+          if (k == 0 || 2 * k == n_) {
+            std::copy_n(p.row_data(k), channels, out.row_data(k));
+          } else {
+            const float *even = p.row_data(k), *odd = q.row_data(k - 1);
+            float* sum = out.row_data(minus ? n_ - k : k);
+            float* difference = out.row_data(minus ? k : n_ - k);
+            for (index_t i = 0; i < channels; ++i) {
+              sum[i] = even[i] + odd[i];
+              difference[i] = even[i] - odd[i];
+            }
+          }
+        }
+      }
+      return;
+    }
     Fft fft = plan();
     std::vector<Complex> in(static_cast<std::size_t>(n_)), out(in.size());
-    for (index_t c = 0; c < src.cols(); ++c) {
-      for (index_t j = 0; j < n_; ++j) in[static_cast<std::size_t>(j)] = {src(j, c), src(n_ + j, c)};
+    for (index_t c = 0; c < channels; ++c) {
+      for (index_t j = 0; j < n_; ++j) in[static_cast<std::size_t>(j)] = {src.re(j, c), src.im(j, c)};
       run(fft, out.data(), in.data(), inverse);
       for (index_t j = 0; j < n_; ++j) {
-        dst(j, c) = out[static_cast<std::size_t>(j)].real() * scale();
-        dst(n_ + j, c) = out[static_cast<std::size_t>(j)].imag() * scale();
+        dst.re(j, c) = out[static_cast<std::size_t>(j)].real() * scale();
+        dst.im(j, c) = out[static_cast<std::size_t>(j)].imag() * scale();
       }
     }
   }
@@ -250,25 +330,31 @@ class RowTransforms {
     }
   }
   float scale() const noexcept { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n_))); }
-  float half_scale() const noexcept { return 0.5f * scale(); }
+  static void negate(std::span<float> v) noexcept {
+    for (float& value : v) value = -value;
+  }
+  static void add(float* dst, const float* a, const float* b, index_t count) noexcept {
+    for (index_t i = 0; i < count; ++i) dst[i] = a[i] + b[i];
+  }
 
   template <class Load, class Store>
-  void pairs_of_channels(index_t channels, bool inverse, const Load& load, const Store& store) const {
+  void by_pairs(index_t channels, bool inverse, const Load& load, const Store& store) const {
     Fft fft = plan();
     std::vector<Complex> in(static_cast<std::size_t>(n_)), out(in.size());
     for (index_t c = 0; c < channels; c += 2) {
-      const index_t tile = std::min<index_t>(2, channels - c);
-      load(c, tile, in.data());
+      load(c, c + 1 < channels, in.data());
       run(fft, out.data(), in.data(), inverse);
-      store(c, tile, out.data());
+      store(c, c + 1 < channels, out.data());
     }
   }
 
   index_t n_;
   index_t kept_;
+  index_t even_;          // rows of the even part
+  index_t odd_;           // rows of the odd part
+  index_t kept_odd_ = 0;  // kept frequencies that have an imaginary part
   bool by_product_;
-  DftMatrix forward_;
-  DftMatrix inverse_;
+  WaveMatrix cos_, sin_, cos_back_, sin_back_;
 };
 
 inline void soft_shrink(float* v, index_t count, float threshold) noexcept {
@@ -436,6 +522,10 @@ class SpectralMixer {
     return result;
   }
 
+  using Spectrum = detail::RowTransforms::Spectrum<float>;
+
+  static detail::RowTransforms::Spectrum<const float> readable(const Spectrum& s) { return {s.re, s.im}; }
+
   /// Slabs [W, C] along the rows of x to S, whose rows are [column frequency][Re, Im][row of the grid][channel]; then,
   /// a few columns at a time and in cache, along H and back with the complex layer between; then the way back along W.
   void mix(const float* x, float* y, const std::vector<index_t>& shape, TokenGrid grid, const ApplyOptions& how) const {
@@ -451,13 +541,18 @@ class SpectralMixer {
     const index_t height = grid.height, width = grid.width;
     const detail::KeptModes kept =
         detail::kept_modes(grid, options_.kept_fraction, options_.mask, second_.blocks.empty());
+    if (kept.columns == 0) {
+      if (x != y) std::copy_n(x, batch * tokens * c, y);
+      return;
+    }
     const detail::RowTransforms along_w(width, kept.columns, false, options_.longest_product);
     const detail::RowTransforms along_h(height, height, true, options_.longest_product);
 
-    const index_t plane = checked_mul(height, c, "SpectralMixer::apply");
+    // A line more than the rows need, so that planes do not fall on the same sets of a cache.
+    const index_t plane = round_up(checked_mul(height, c, "SpectralMixer::apply"), 16) + 16;
     const index_t item = checked_mul(2 * kept.columns, plane, "SpectralMixer::apply");
     constexpr index_t kSpectrum = index_t{1} << 24;  // floats of a spectrum that is kept at a time
-    const index_t items = std::clamp<index_t>(kSpectrum / std::max<index_t>(1, item), 1, batch);
+    const index_t items = std::clamp<index_t>(kSpectrum / item, 1, batch);
     auto spectrum = AlignedBuffer<float>::uninitialized(checked_mul(items, item, "SpectralMixer::apply"));
 
     ApplyOptions inner;  // of products inside a task
@@ -476,70 +571,49 @@ class SpectralMixer {
           const index_t col = task % parts * part, h = task / parts % height, b = task / parts / height;
           const index_t cols = std::min(part, c - col);
           const index_t at = ((first + b) * height + h) * width * c + col;
-          const MatrixView<float> s(spectrum.data() + b * item + h * c + col, 2 * kept.columns, cols,
-                                    kept.columns > 0 ? plane : cols);
-          f(MatrixView<const float>(x + at, width, cols, c), MatrixView<float>(y + at, width, cols, c), s);
+          float* s = spectrum.data() + b * item + h * c + col;
+          f(MatrixView<const float>(x + at, width, cols, c), MatrixView<float>(y + at, width, cols, c),
+            Spectrum{{s, kept.columns, cols, 2 * plane}, {s + plane, kept.columns, cols, 2 * plane}});
         });
       };
-      if (kept.columns > 0) {
-        each_slab([&](MatrixView<const float> from, MatrixView<float>, MatrixView<float> s) {
-          along_w.real_forward(from, s, inner);
-        });
-        parallel_for(how.execution, count * column_tasks, [&](index_t task) {
-          const index_t column = task % column_tasks * columns_per_task;
-          mix_columns(spectrum.data() + task / column_tasks * item + 2 * column * plane,
-                      std::min(columns_per_task, kept.columns - column), height, kept, along_h, inner);
-        });
-      }
-      each_slab([&](MatrixView<const float> from, MatrixView<float> to, MatrixView<float> s) {
-        auto memory = AlignedBuffer<float>::uninitialized(width * from.cols());
-        const MatrixView<float> back(memory.data(), width, from.cols());
-        if (kept.columns > 0) {
-          along_w.real_inverse(s, back, inner);
-        } else {
-          std::fill_n(memory.data(), memory.size(), 0.0f);
-        }
-        for (index_t w = 0; w < width; ++w) {
-          const float* residual = from.row_data(w);
-          const float* mixed = back.row_data(w);
-          float* dst = to.row_data(w);
-          for (index_t i = 0; i < from.cols(); ++i) dst[i] = mixed[i] + residual[i];
-        }
+      each_slab(
+          [&](MatrixView<const float> from, MatrixView<float>, const Spectrum& s) { along_w.forward(from, s, inner); });
+      parallel_for(how.execution, count * column_tasks, [&](index_t task) {
+        const index_t column = task % column_tasks * columns_per_task;
+        mix_columns(spectrum.data() + task / column_tasks * item + 2 * column * plane,
+                    std::min(columns_per_task, kept.columns - column), plane, height, kept, along_h, inner);
+      });
+      each_slab([&](MatrixView<const float> from, MatrixView<float> to, const Spectrum& s) {
+        along_w.backward(readable(s), from, to, inner);
       });
     }
   }
 
-  /// The complex layer at `columns` column frequencies, s [columns][Re, Im][height][channels], in place.
-  void mix_columns(float* s, index_t columns, index_t height, const detail::KeptModes& kept,
+  /// The complex layer at `columns` column frequencies, s [columns][Re, Im][plane], in place.
+  void mix_columns(float* s, index_t columns, index_t plane, index_t height, const detail::KeptModes& kept,
                    const detail::RowTransforms& along_h, const ApplyOptions& how) const {
-    const index_t c = channels(), plane = height * c;
+    const index_t c = channels();
+    if (height == 1) return layers(s, columns, plane, kept, how);
     auto memory = AlignedBuffer<float>::uninitialized(2 * columns * plane);
     float* t = memory.data();
     const auto slab = [&](float* data, index_t column) {
-      return MatrixView<float>(data + 2 * column * plane, 2 * height, c);
+      float* re = data + 2 * column * plane;
+      return Spectrum{{re, height, c}, {re + plane, height, c}};
     };
-    if (height > 1) {
-      for (index_t w = 0; w < columns; ++w) along_h.whole(slab(s, w), slab(t, w), false, how);
-    } else {
-      std::copy_n(s, 2 * columns * plane, t);
-    }
+    for (index_t w = 0; w < columns; ++w) along_h.whole(readable(slab(s, w)), slab(t, w), false, how);
     if (!kept.all(height)) {
       for (index_t w = 0; w < columns; ++w)
         for (index_t h = 0; h < height; ++h)
           if (!((h >= kept.begin[0] && h < kept.end[0]) || (h >= kept.begin[1] && h < kept.end[1])))
             for (const index_t part : {0, 1}) std::fill_n(t + (2 * w + part) * plane + h * c, c, 0.0f);
     }
-    layers(t, columns, height, kept, how);
-    if (height > 1) {
-      for (index_t w = 0; w < columns; ++w) along_h.whole(slab(t, w), slab(s, w), true, how);
-    } else {
-      std::copy_n(t, 2 * columns * plane, s);
-    }
+    layers(t, columns, plane, kept, how);
+    for (index_t w = 0; w < columns; ++w) along_h.whole(readable(slab(t, w)), slab(s, w), true, how);
   }
 
   /// Block by block: [Xr Xi] of all kept rows gathered, multiplied, shrunk and put back.
-  void layers(float* t, index_t columns, index_t height, const detail::KeptModes& kept, const ApplyOptions& how) const {
-    const index_t c = channels(), plane = height * c;
+  void layers(float* t, index_t columns, index_t plane, const detail::KeptModes& kept, const ApplyOptions& how) const {
+    const index_t c = channels();
     const bool one_layer = second_.blocks.empty();
     const index_t kept_rows = kept.end[0] - kept.begin[0] + kept.end[1] - kept.begin[1];
     const index_t rows = columns * kept_rows;
