@@ -16,8 +16,6 @@ namespace {
 
 using kernels::kPanelColumns;
 
-/// Tokens up to which packed weights are read once by the kernels of few tokens.
-constexpr index_t kFewTokens = 4;
 /// Tokens up to which row-major weights are multiplied row by row instead of being packed on the way.
 constexpr index_t kRowTokens = 8;
 

@@ -13,6 +13,9 @@
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace engine {
 
+/// Tokens up to which packed weights are read once by the kernels of few tokens.
+inline constexpr index_t kFewTokens = 4;
+
 /// Which unit multiplies: f32 multiply-adds or bf16 dots.
 enum class Path : std::uint8_t { f32, bf16 };
 
