@@ -36,7 +36,7 @@ std::vector<float> decode(const Op& op) {
   return w;
 }
 
-TEST_CASE("Bone in all its modes is what peft computes", "[structured][golden]") {
+TEST_CASE("Bone in all its modes is what peft computes", "[structured][golden][kernels][smoke]") {
   const int count = each_golden_case("miss_apply", [](const nlohmann::json& one_case) {
     const std::string mode = one_case.at("params").at("mode");
     const double atol = one_case.at("tolerance").at("atol"), rtol = one_case.at("tolerance").at("rtol");
@@ -87,7 +87,7 @@ TEST_CASE("Bone in all its modes is what peft computes", "[structured][golden]")
   CHECK(count == 4);
 }
 
-TEST_CASE("block-diagonal LoRA is what peft computes", "[structured][golden]") {
+TEST_CASE("block-diagonal LoRA is what peft computes", "[structured][golden][kernels][smoke]") {
   const int count = each_golden_case("bdlora_apply", [](const nlohmann::json& one_case) {
     const std::string factor = one_case.at("params").at("block_diagonal_factor");
     const index_t shards = one_case.at("params").at("nblocks");

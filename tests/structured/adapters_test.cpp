@@ -91,7 +91,7 @@ TEST_CASE("the transposed product of an adapted layer is its adjoint", "[structu
   }
 }
 
-TEST_CASE("an adapted layer is its base and its update", "[structured]") {
+TEST_CASE("an adapted layer is its base and its update", "[structured][kernels]") {
   const Matrix w(12, 20, 1), x(9, 20, 2);
   const AnyLinear bases[] = {Dense<float>::encode(w.view()), Dense<bf16>::encode(w.view()),
                              QuantizedMatrix<Mx>::encode(w.view())};
@@ -324,7 +324,7 @@ AdapterBank bank() {
   return b;
 }
 
-TEST_CASE("a batch over many adapters gives each token its own", "[structured]") {
+TEST_CASE("a batch over many adapters gives each token its own", "[structured][kernels]") {
   const AdapterBank b = bank();
   const index_t tokens = 61;
   const Matrix x(tokens, 20, 1), w(12, 20, 2);
@@ -351,7 +351,7 @@ TEST_CASE("a batch over many adapters gives each token its own", "[structured]")
   }
 }
 
-TEST_CASE("a shuffled batch has the same bits", "[structured]") {
+TEST_CASE("a shuffled batch has the same bits", "[structured][kernels]") {
   const AdapterBank b = bank();
   const index_t tokens = 96;
   const Matrix x(tokens, 20, 1);

@@ -52,11 +52,11 @@ void check(const nlohmann::json& one_case, bool one_dimension) {
   }
 }
 
-TEST_CASE("AFNO2D is what NVlabs computes", "[structured][golden]") {
+TEST_CASE("AFNO2D is what NVlabs computes", "[structured][golden][kernels][smoke]") {
   CHECK(each_golden_case("afno2d", [](const nlohmann::json& c) { check(c, false); }) == 5);
 }
 
-TEST_CASE("AFNO1D is what NVlabs computes", "[structured][golden]") {
+TEST_CASE("AFNO1D is what NVlabs computes", "[structured][golden][kernels][smoke]") {
   CHECK(each_golden_case("afno1d", [](const nlohmann::json& c) { check(c, true); }) == 2);
 }
 

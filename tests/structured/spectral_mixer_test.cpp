@@ -130,7 +130,7 @@ bool same_bits(const Tensor3& a, const Tensor3& b) {
   return a.shape() == b.shape() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-TEST_CASE("the mixer is its definition on any grid, at every level", "[structured]") {
+TEST_CASE("the mixer is its definition on any grid, at every level", "[structured][kernels]") {
   const Weights weights(2, 3, 5);
   for (const TokenGrid grid : {TokenGrid{1, 1}, {1, 2}, {2, 1}, {3, 1}, {1, 9}, {2, 2}, {5, 4}, {4, 7}, {6, 8}}) {
     const Tensor3 x = random_tensor<Tensor3>(7, 1.0f, 2, grid.height * grid.width, 6);
