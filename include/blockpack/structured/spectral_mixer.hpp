@@ -10,7 +10,7 @@
 /// with w1 and w2 block-diagonal over the channels and relu and softshrink on real and imaginary parts separately.
 /// Everything is float32 and channels stay innermost: a transform along W or H is the product of a constant matrix with
 /// a slab [positions, channels], folded into its even and odd part, and the complex layer is the real one of [Xr Xi]
-/// with [[Wr, Wi], [-Wi, Wr]], both on the library's engine. Long transforms go through Eigen's kissfft.
+/// with [[Wr, Wi], [-Wi, Wr]], both on the library's engine. Long transforms are FFTs on Eigen's kissfft.
 ///
 /// Source: "Adaptive Fourier Neural Operators: Efficient Token Mixers for Transformers", arXiv:2111.13587; what is
 /// computed is NVlabs/AFNO-transformer, afno/afno2d.py, afno1d.py and bfno2d.py. docs/spectral_mixer.md.
@@ -159,6 +159,74 @@ inline void multiply_waves(const WaveMatrix& waves, const FoldedRows& rows, Matr
   matmul_transpose(waves.view(), w, dst, how);
 }
 
+/// Unscaled complex FFT of one length by kissfft. Lengths with a large prime factor, in which kissfft is quadratic, go
+/// through a convolution of the next power of two (Bluestein). One object a thread.
+class LongFft {
+ public:
+  using Complex = std::complex<float>;
+
+  /// What all threads share: of Bluestein's way, the chirp exp(-iπ j² / n) and the transform of its conjugate.
+  struct Chirp {
+    std::vector<Complex> chirp, kernel;
+
+    explicit Chirp(index_t n) {
+      index_t largest = 1, rest = n, size = 1;
+      for (index_t p = 2; p * p <= rest; ++p)
+        for (; rest % p == 0; rest /= p) largest = p;
+      if (std::max(largest, rest) <= 50) return;
+      while (size < 2 * n - 1) size *= 2;
+      std::vector<std::complex<double>> wide(static_cast<std::size_t>(size)), transformed(wide.size());
+      for (index_t j = 0; j < n; ++j) {
+        const auto angle = std::numbers::pi * static_cast<double>(j * j % (2 * n)) / static_cast<double>(n);
+        const std::complex<double> c(std::cos(angle), std::sin(angle));
+        chirp.emplace_back(static_cast<float>(c.real()), static_cast<float>(-c.imag()));
+        wide[static_cast<std::size_t>(j)] = wide[static_cast<std::size_t>(j == 0 ? 0 : size - j)] = c;
+      }
+      Eigen::FFT<double> fft;
+      fft.fwd(transformed.data(), wide.data(), size);
+      for (const std::complex<double>& v : transformed) {
+        const std::complex<double> scaled = v / static_cast<double>(size);
+        kernel.emplace_back(static_cast<float>(scaled.real()), static_cast<float>(scaled.imag()));
+      }
+    }
+  };
+
+  LongFft(index_t n, const Chirp& chirp) : n_(n), chirp_(chirp), a_(chirp.kernel.size()), b_(chirp.kernel.size()) {
+    fft_.SetFlag(Eigen::FFT<float>::Unscaled);
+  }
+
+  void run(Complex* dst, const Complex* src, bool inverse) {
+    if (!chirp_.kernel.empty()) return convolve(dst, src, inverse);
+    if (inverse) {
+      fft_.inv(dst, src, n_);
+    } else {
+      fft_.fwd(dst, src, n_);
+    }
+  }
+
+ private:
+  /// X[k] = c[k] Σ_j (x[j] c[j]) conj(c[k - j]); the inverse is the conjugate of the transform of the conjugate.
+  void convolve(Complex* dst, const Complex* src, bool inverse) {
+    const auto n = static_cast<std::size_t>(n_);
+    const auto turned = [inverse](Complex v) { return inverse ? std::conj(v) : v; };
+    const auto times = [](Complex u, Complex v) {
+      return Complex(u.real() * v.real() - u.imag() * v.imag(), u.real() * v.imag() + u.imag() * v.real());
+    };
+    for (std::size_t j = 0; j < n; ++j) a_[j] = times(turned(src[j]), chirp_.chirp[j]);
+    std::fill(a_.begin() + n_, a_.end(), Complex());
+    const auto size = static_cast<index_t>(a_.size());
+    fft_.fwd(b_.data(), a_.data(), size);
+    for (std::size_t j = 0; j < b_.size(); ++j) b_[j] = times(b_[j], chirp_.kernel[j]);
+    fft_.inv(a_.data(), b_.data(), size);
+    for (std::size_t k = 0; k < n; ++k) dst[k] = turned(times(a_[k], chirp_.chirp[k]));
+  }
+
+  index_t n_;
+  const Chirp& chirp_;
+  std::vector<Complex> a_, b_;
+  Eigen::FFT<float> fft_;
+};
+
 /// Orthonormal transforms along the n rows of slabs [n, channels]: by products up to a length, by FFTs above.
 class RowTransforms {
  public:
@@ -170,7 +238,12 @@ class RowTransforms {
 
   /// `kept`: of the real transforms, the first so many frequencies are computed and the others are taken as 0.
   RowTransforms(index_t n, index_t kept, bool complex, index_t longest_product)
-      : n_(n), kept_(kept), even_(n / 2 + 1), odd_((n - 1) / 2), by_product_(n <= longest_product) {
+      : n_(n),
+        kept_(kept),
+        even_(n / 2 + 1),
+        odd_((n - 1) / 2),
+        by_product_(n <= longest_product),
+        chirp_(by_product_ ? 1 : n) {
     if (!by_product_) return;
     const Waves waves(n);
     kept_odd_ = complex ? odd_ : std::clamp<index_t>(kept - 1, 0, odd_);
@@ -301,11 +374,11 @@ class RowTransforms {
       }
       return;
     }
-    Fft fft = plan();
+    LongFft fft(n_, chirp_);
     std::vector<Complex> in(static_cast<std::size_t>(n_)), out(in.size());
     for (index_t c = 0; c < channels; ++c) {
       for (index_t j = 0; j < n_; ++j) in[static_cast<std::size_t>(j)] = {src.re(j, c), src.im(j, c)};
-      run(fft, out.data(), in.data(), inverse);
+      fft.run(out.data(), in.data(), inverse);
       for (index_t j = 0; j < n_; ++j) {
         dst.re(j, c) = out[static_cast<std::size_t>(j)].real() * scale();
         dst.im(j, c) = out[static_cast<std::size_t>(j)].imag() * scale();
@@ -314,21 +387,8 @@ class RowTransforms {
   }
 
  private:
-  using Complex = std::complex<float>;
-  using Fft = Eigen::FFT<float>;
+  using Complex = LongFft::Complex;
 
-  static Fft plan() {
-    Fft fft;
-    fft.SetFlag(Fft::Unscaled);
-    return fft;
-  }
-  void run(Fft& fft, Complex* dst, const Complex* src, bool inverse) const {
-    if (inverse) {
-      fft.inv(dst, src, n_);
-    } else {
-      fft.fwd(dst, src, n_);
-    }
-  }
   float scale() const noexcept { return static_cast<float>(1.0 / std::sqrt(static_cast<double>(n_))); }
   static void negate(std::span<float> v) noexcept {
     for (float& value : v) value = -value;
@@ -339,11 +399,11 @@ class RowTransforms {
 
   template <class Load, class Store>
   void by_pairs(index_t channels, bool inverse, const Load& load, const Store& store) const {
-    Fft fft = plan();
+    LongFft fft(n_, chirp_);
     std::vector<Complex> in(static_cast<std::size_t>(n_)), out(in.size());
     for (index_t c = 0; c < channels; c += 2) {
       load(c, c + 1 < channels, in.data());
-      run(fft, out.data(), in.data(), inverse);
+      fft.run(out.data(), in.data(), inverse);
       store(c, c + 1 < channels, out.data());
     }
   }
@@ -354,6 +414,7 @@ class RowTransforms {
   index_t odd_;           // rows of the odd part
   index_t kept_odd_ = 0;  // kept frequencies that have an imaginary part
   bool by_product_;
+  LongFft::Chirp chirp_;
   WaveMatrix cos_, sin_, cos_back_, sin_back_;
 };
 
