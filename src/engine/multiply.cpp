@@ -170,11 +170,12 @@ void multiply_few(const Product& p, const PackedWeights& w) {
                                                     : p.kernels.few_f32_f32_f32;
   const index_t panels = ceil_div(p.n, kPanelColumns);
   const index_t panel_bytes = padded_depth(w.type(), p.k) * panel_row_bytes(w.type());
-  const index_t per_task = panels <= 64 ? 4 : 8;
+  constexpr index_t kPanelsPerTask = 8;
+  const index_t per_task = panels <= 64 ? 4 : kPanelsPerTask;
   for_each_task(p, ceil_div(panels, per_task), [&](index_t task) {
     const index_t panel0 = task * per_task;
     const index_t count = std::min(per_task, panels - panel0);
-    auto sums = AlignedBuffer<float>::uninitialized(p.x.rows() * count * kPanelColumns);
+    alignas(64) float sums[kFewTokens * kPanelsPerTask * kPanelColumns];  // on the stack: a task may take a microsecond
     kernels::FewProduct f{};
     f.x = x.data;
     f.x_stride = x.stride;
@@ -183,11 +184,11 @@ void multiply_few(const Product& p, const PackedWeights& w) {
     f.w_panel_bytes = panel_bytes;
     f.panels = count;
     f.k = p.k;
-    f.sums = sums.data();
+    f.sums = sums;
     f.sums_stride = count * kPanelColumns;
     slot.fn(f);
     const index_t col = panel0 * kPanelColumns;
-    finish(p, sums.data(), f.sums_stride, kPanelColumns, 0, p.x.rows(), col, std::min(p.n - col, f.sums_stride));
+    finish(p, sums, f.sums_stride, kPanelColumns, 0, p.x.rows(), col, std::min(p.n - col, f.sums_stride));
   });
 }
 

@@ -13,6 +13,9 @@
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace engine {
 
+/// Tokens up to which packed weights are read once by the kernels of few tokens.
+inline constexpr index_t kFewTokens = 4;
+
 /// Which unit multiplies: f32 multiply-adds or bf16 dots.
 enum class Path : std::uint8_t { f32, bf16 };
 
@@ -30,8 +33,6 @@ constexpr index_t padded_depth(WeightType type, index_t k) {
   return round_up(k, type == WeightType::f32 ? 16 : kernels::kBf16Step);
 }
 
-/// Tokens up to which packed weights are read once by the kernels of few tokens.
-inline constexpr index_t kFewTokens = 4;
 /// Rows of x that are packed at a time: bounds the scratch memory of very long batches.
 inline constexpr index_t kTokenChunk = 2048;
 /// Parts of at most that size, as equal as can be.

@@ -8,6 +8,8 @@
 #include "blockpack/quant.hpp"
 #include "blockpack/quant/input_transforms.hpp"
 #include "blockpack/structured.hpp"
+#include "blockpack/structured/bone.hpp"
+#include "blockpack/structured/lora.hpp"
 #include "support/budget.hpp"
 #include "support/random.hpp"
 
@@ -189,6 +191,151 @@ Operator transformed(const char* name, const MakeInner& make_inner) {
     };
   };
   return form;
+}
+
+/// Σ_j w[j] · x[j] in blocks of `size` inputs, each of which is a product of its own that is added to the others: the
+/// int8 groups of a block-diagonal factor start anew in every block.
+ProductCheck check_blocks(std::span<const float> x, std::span<const float> w, Activations mode, std::size_t size) {
+  ProductCheck total;
+  for (std::size_t first = 0; first < x.size(); first += size) {
+    const std::size_t count = std::min(size, x.size() - first);
+    const ProductCheck part = check_product(x.subspan(first, count), w.subspan(first, count), mode, false);
+    total.value += part.value;
+    total.bound += part.bound;
+  }
+  return total;
+}
+
+/// The part of an adapter that both products of a checker need: scaling · up · (down · x), each inner product with its
+/// own error, then the product with `up` on operands as large as those can be, and the sum with the base.
+struct UpdateCheck {
+  std::vector<float> up;  ///< one row, [rank]
+  double scaling = 1;
+  std::size_t up_block = 0;  ///< inputs of a block of the factors
+  Activations up_mode = Activations::f32;
+
+  /// `inner(j)` is the check of component j and the sum of magnitudes of its terms.
+  template <class Inner>
+  ProductCheck operator()(const ProductCheck& base, const Inner& inner) const {
+    ProductCheck total = base;
+    std::vector<float> largest;
+    double delta = 0;
+    for (std::size_t j = 0; j < up.size(); ++j) {
+      const auto [part, magnitude] = inner(j);
+      const double weight = std::abs(scaling * static_cast<double>(up[j]));
+      delta += scaling * static_cast<double>(up[j]) * part.value;
+      total.bound += weight * part.bound + weight * 0x1p-23 * (std::abs(part.value) + part.bound);
+      largest.push_back(static_cast<float>(std::abs(scaling) * (magnitude + part.bound) * (1 + 0x1p-20)));
+    }
+    total.bound += check_blocks(largest, up, up_mode, up_block).bound;
+    total.value += delta;
+    total.bound += 0x1p-23 * (std::abs(base.value) + std::abs(delta) + total.bound);
+    return total;
+  }
+};
+
+/// An adapter over any base. `make_update(shape, seed)` makes the update; the down-projection of Bone sums in float32
+/// whatever the mode.
+template <class Base, class Update, class MakeUpdate>
+Operator adapted(const char* name, bool exact_base, bool exact_down, const MakeUpdate& make_update) {
+  using Op = Adapted<Base, Update>;
+  Operator form;
+  form.name = name;
+  form.make = [make_update](MatrixShape shape, std::uint64_t seed) -> AnyLinear {
+    const std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
+    return Op(Base::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols)), make_update(shape, seed + 1));
+  };
+  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
+    return Op::from_sections(shape, op.get_if<Op>()->parameters(), op.sections());
+  };
+  const auto block_of = [](const auto& factor) {
+    index_t size = factor.in_features();
+    if constexpr (requires { factor.block_cols(); }) size = factor.block_cols();
+    return static_cast<std::size_t>(std::max<index_t>(1, size));
+  };
+  const auto magnitude = [](std::span<const float> a, std::span<const float> b) {
+    double sum = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) sum += std::abs(static_cast<double>(a[i]) * static_cast<double>(b[i]));
+    return sum;
+  };
+  form.checker = [=](const AnyLinear& any) -> Operator::Check {
+    const Op& op = *any.get_if<Op>();
+    const std::size_t rank = static_cast<std::size_t>(op.update().rank());
+    const std::size_t down_block = block_of(op.update().down()), up_block = block_of(op.update().up());
+    return [=, base = decode(op.base()), down = decode(op.update().down()), up = decode(op.update().up()),
+            scaling = op.update().scaling()](std::span<const float> x, std::span<const float>, index_t n,
+                                             Activations mode) {
+      const std::size_t in = x.size(), row = static_cast<std::size_t>(n);
+      const ProductCheck first = check_product(x, std::span(base).subspan(row * in, in), mode, exact_base);
+      UpdateCheck update;
+      update.up.assign(up.begin() + static_cast<index_t>(row * rank),
+                       up.begin() + static_cast<index_t>((row + 1) * rank));
+      update.scaling = static_cast<double>(scaling);
+      update.up_block = up_block;
+      update.up_mode = mode;
+      return update(first, [&](std::size_t j) {
+        const std::span<const float> w = std::span(down).subspan(j * in, in);
+        return std::pair(check_blocks(x, w, exact_down ? Activations::f32 : mode, down_block), magnitude(x, w));
+      });
+    };
+  };
+  form.transpose_checker = [=](const AnyLinear& any) -> Operator::TransposeCheck {
+    const Op& op = *any.get_if<Op>();
+    const std::size_t in = static_cast<std::size_t>(op.in_features()),
+                      rank = static_cast<std::size_t>(op.update().rank());
+    return [=, base = decode(op.base()), down = decode(op.update().down()), up = decode(op.update().up()),
+            scaling = op.update().scaling()](std::span<const float> y, std::span<const float>, index_t k) {
+      const auto column = [&](const std::vector<float>& w, std::size_t cols, std::size_t at) {
+        std::vector<float> values;
+        for (std::size_t i = at; i < w.size(); i += cols) values.push_back(w[i]);
+        return values;
+      };
+      const auto at = static_cast<std::size_t>(k);
+      UpdateCheck update;
+      update.up = column(down, in, at);
+      update.scaling = static_cast<double>(scaling);
+      update.up_block = std::max<std::size_t>(1, rank);
+      return update(check_product(y, column(base, in, at), Activations::f32, false), [&](std::size_t j) {
+        const std::vector<float> w = column(up, rank, j);
+        return std::pair(check_product(y, w, Activations::f32, false), magnitude(y, w));
+      });
+    };
+  };
+  return form;
+}
+
+std::vector<float> factor(index_t rows, index_t cols, std::uint64_t seed) { return random_weights(rows, cols, seed); }
+
+/// The largest number of shards up to 5 that divides a side.
+index_t shards_of(index_t features) {
+  index_t shards = 5;
+  while (features % shards != 0) --shards;
+  return shards;
+}
+
+LoraUpdate make_lora(MatrixShape shape, std::uint64_t seed) {
+  const index_t rank = 6;
+  const std::vector<float> a = factor(rank, shape.cols, seed), b = factor(shape.rows, rank, seed + 1);
+  return lora_update({a.data(), rank, shape.cols}, {b.data(), shape.rows, rank}, 0.75f);
+}
+ColumnParallelUpdate make_column_parallel(MatrixShape shape, std::uint64_t seed) {
+  const index_t shards = shards_of(shape.rows), rank = 3 * shards;
+  const std::vector<float> a = factor(rank, shape.cols, seed), b = factor(shape.rows, 3, seed + 1);
+  return column_parallel_update({a.data(), rank, shape.cols}, {b.data(), shape.rows, 3}, shards, 0.75f);
+}
+RowParallelUpdate make_row_parallel(MatrixShape shape, std::uint64_t seed) {
+  const index_t shards = shards_of(shape.cols), rank = 3 * shards, in = shape.cols / shards;
+  const std::vector<float> a = factor(rank, in, seed), b = factor(shape.rows, rank, seed + 1);
+  return row_parallel_update({a.data(), rank, in}, {b.data(), shape.rows, rank}, shards);
+}
+BoneUpdate make_bone(MatrixShape shape, std::uint64_t seed) {
+  const std::vector<float> d = factor(5, shape.rows, seed);
+  return bone_update({d.data(), 5, shape.rows}, shape.cols);
+}
+MiniUpdate make_mini(MatrixShape shape, std::uint64_t seed) {
+  const index_t columns = shards_of(shape.rows);
+  const std::vector<float> d = factor(5, columns, seed);
+  return mini_update({d.data(), 5, columns}, shape);
 }
 
 /// How one result of a structured product comes about: y = Σ weights[ρ] z_ρ, z_ρ = Σ coupling · (x[begin …] · row).
@@ -474,6 +621,12 @@ const std::vector<Operator>& operators() {
                                     scales[j] = 0.25f + 0.125f * static_cast<float>(j % 13);
                                   return ChannelScale(scales);
                                 }),
+      adapted<Dense<float>, LoraUpdate>("lora over f32", false, false, make_lora),
+      adapted<QuantizedMatrix<Mx>, LoraUpdate>("lora over mxfp8", false, false, make_lora),
+      adapted<Dense<bf16>, ColumnParallelUpdate>("column-parallel lora over bf16", true, false, make_column_parallel),
+      adapted<Dense<float>, RowParallelUpdate>("row-parallel lora over f32", false, false, make_row_parallel),
+      adapted<Dense<float>, BoneUpdate>("bone over f32", false, true, make_bone),
+      adapted<Dense<bf16>, MiniUpdate>("mini bone over bf16", true, true, make_mini),
       rows(Bfp{.mantissa_bits = 4, .block = 32}),
       rows(Bfp{.mantissa_bits = 11, .block = 16}),
       rows(Mx{.element = MxElement::e4m3}),
