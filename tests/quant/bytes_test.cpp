@@ -6,12 +6,11 @@
 
 #include "quant/byte_hashes.hpp"
 #include "support/catch.hpp"
-#include "support/golden.hpp"
 
 using namespace blockpack;
 
 TEST_CASE("every scheme gives the bytes it always gave", "[quant][golden]") {
-  std::ifstream file(test::golden_folder("quantization") + "bytes.txt");
+  std::ifstream file(BLOCKPACK_GOLDEN_DEFAULT "/quantization/bytes.txt");
   std::set<std::string> expected;
   for (std::string line; std::getline(file, line);) expected.insert(line);
   std::size_t count = 0;

@@ -66,8 +66,8 @@ TEST_CASE("ggml blocks have the bytes and values of ggml", "[quant][golden]") {
     schemes.insert(check(c));
     ++count;
   }
-  REQUIRE(count == 48);
-  REQUIRE(schemes.size() == 15);  // all but q5_1 and q8_k, which have no golden
+  REQUIRE(test::golden_complete(count, 48));
+  REQUIRE(test::golden_complete(schemes.size(), 15));  // all but q5_1 and q8_k, which have no golden
 }
 
 TEST_CASE("ggml blocks with importance have the bytes and values of ggml", "[quant][golden]") {
@@ -76,5 +76,5 @@ TEST_CASE("ggml blocks with importance have the bytes and values of ggml", "[qua
     check(c);
     ++count;
   }
-  REQUIRE(count == 8);
+  REQUIRE(test::golden_complete(count, 8));
 }

@@ -3,9 +3,8 @@
 // plain rounding.
 #include "../../examples/decoder/evaluate.hpp"
 
-#include <nlohmann/json.hpp>
-
 #include "blockpack/io/npy.hpp"
+#include "recipe/golden_models.hpp"
 #include "recipe/model_support.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -15,11 +14,6 @@ namespace blockpack {
 namespace {
 
 using namespace blockpack::test;
-
-std::filesystem::path golden_models() {
-  const char* folder = std::getenv("BLOCKPACK_GOLDEN");
-  return std::filesystem::path(folder != nullptr ? folder : BLOCKPACK_GOLDEN_DEFAULT) / "models";
-}
 
 example::ByteDecoder decoder_of(const std::filesystem::path& model) {
   return {CompressedModel::open(model), example::DecoderConfig::load(kEmbeddedModel / "config.json")};
@@ -33,15 +27,13 @@ double bits_per_byte(const std::filesystem::path& model, index_t windows, Activa
 }
 
 TEST_CASE("the decoder gives the golden logits of the embedded model", "[recipe][golden][long]") {
-  const auto manifest = nlohmann::json::parse(file_content(golden_models() / "manifest.json"));
-  int cases = 0;
-  for (const auto& entry : manifest.at("cases")) {
-    const std::string name = entry.at("case");
-    if (!name.starts_with("bytelm")) continue;  // other models have no example here
-    REQUIRE(name == "bytelm_logits");
+  const std::filesystem::path folder = golden_folder("models");
+  std::size_t cases = 0;
+  for (const auto& entry : model_cases("bytelm_logits")) {
+    CAPTURE(entry.at("case").get<std::string>());
     ++cases;
-    const NpyArray bytes = read_npy(golden_models() / entry.at("inputs").at("bytes").get<std::string>());
-    const NpyArray logits = read_npy(golden_models() / entry.at("outputs").at("logits").get<std::string>());
+    const NpyArray bytes = read_npy(folder / entry.at("inputs").at("bytes").get<std::string>());
+    const NpyArray logits = read_npy(folder / entry.at("outputs").at("logits").get<std::string>());
     const std::vector<std::uint8_t> text = bytes.values<std::uint8_t>();
     const std::vector<float> expected = logits.values<float>();
     REQUIRE(bytes.shape.size() == 2);
@@ -59,7 +51,7 @@ TEST_CASE("the decoder gives the golden logits of the embedded model", "[recipe]
       CHECK(worst <= 1e-3f);
     }
   }
-  CHECK(cases == 1);
+  CHECK(golden_complete(cases, 1));
 }
 
 TEST_CASE("the decoder's logits do not depend on threads or on the windows beside", "[recipe][long]") {

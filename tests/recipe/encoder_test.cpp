@@ -9,9 +9,9 @@
 #include "../../examples/evaluate_encoder/evaluate.hpp"
 #include "../../examples/evaluate_encoder/tokenizer.hpp"
 #include "recipe/encoder_support.hpp"
+#include "recipe/golden_models.hpp"
 #include "recipe/model_support.hpp"
 #include "support/catch.hpp"
-#include "support/golden.hpp"
 #include "support/levels.hpp"
 
 namespace blockpack {
@@ -279,17 +279,16 @@ TEST_CASE("the fetched sentence encoder gives the golden ids, activations and em
   const SentenceEncoder encoder(CompressedModel::open(data / "model.safetensors"),
                                 example::EncoderConfig::load(data / "config.json"));
   const std::string golden = golden_folder("models");
-  int cases = 0;
-  for (const nlohmann::json& entry : golden_cases("models")) {
+  std::size_t cases = 0;
+  for (const nlohmann::json& entry : model_cases("use_lite")) {
     const std::string name = entry.at("case");
-    if (!name.starts_with("use_lite")) continue;  // recipe/decoder_test.cpp has the decoder's
-    REQUIRE((name == "use_lite_embed" || name == "use_lite_activations"));
+    CAPTURE(name);
     ++cases;
     std::vector<Ids> sentences;
     std::istringstream text(read_file(golden + entry.at("inputs").at("text").get<std::string>()));
     for (std::string line; std::getline(text, line);) sentences.push_back(tokenizer.encode(line));
     const auto file = [&](const nlohmann::json& which) { return golden + which.get<std::string>(); };
-    if (name == "use_lite_embed") {
+    if (name.starts_with("use_lite_embed")) {
       const auto ids = read_npy<std::int32_t>(file(entry.at("inputs").at("ids")));
       const auto lengths = read_npy<std::int32_t>(file(entry.at("inputs").at("lengths"))).values;
       REQUIRE(sentences.size() == lengths.size());
@@ -317,7 +316,7 @@ TEST_CASE("the fetched sentence encoder gives the golden ids, activations and em
       CHECK(checked == entry.at("outputs").size());
     }
   }
-  CHECK(cases == 2);
+  CHECK(golden_complete(cases, 2));
 }
 
 }  // namespace

@@ -21,9 +21,20 @@
 
 namespace blockpack::test {
 
-inline std::string golden_folder(const std::string& topic) {
+/// The folder of all topics: BLOCKPACK_GOLDEN, or tests/golden of this source tree.
+inline std::string golden_root() {
   const char* folder = std::getenv("BLOCKPACK_GOLDEN");
-  return std::string(folder != nullptr ? folder : BLOCKPACK_GOLDEN_DEFAULT) + "/" + topic + "/";
+  return folder != nullptr ? folder : BLOCKPACK_GOLDEN_DEFAULT;
+}
+
+inline std::string golden_folder(const std::string& topic) { return golden_root() + "/" + topic + "/"; }
+
+/// Whether the cases are those of this source tree, which are known one by one.
+inline bool golden_is_ours() { return golden_root() == BLOCKPACK_GOLDEN_DEFAULT; }
+
+/// Whether a reader found the cases it must find: `ours` of them in tests/golden, one at least in any other folder.
+inline bool golden_complete(std::size_t found, std::size_t ours) {
+  return golden_is_ours() ? found == ours : found > 0;
 }
 
 inline std::string read_file(const std::string& path) {

@@ -4,10 +4,10 @@
 /// Score maps: one figure for each tile of a matrix, to see where its information and its magnitude lie.
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -64,48 +64,69 @@ class TileCounter {
     }
     counts_.resize(kHistogramBins);
     codes_.resize(static_cast<std::size_t>(tile.rows() * tile.cols()));
-    std::size_t n = 0;
-    for (index_t i = 0; i < tile.rows(); ++i)
-      for (const T v : tile.row(i)) codes_[n++] = code(v);
-    for (const std::uint16_t c : codes_) ++counts_[c];
-    for (std::size_t i = 0; i < codes_.size(); ++i) {  // a code met again has been cleared and counts nothing
-      const std::uint64_t occurs = std::exchange(counts_[codes_[i]], 0u);
-      symbols_with_[i % kLanes][std::min<std::size_t>(occurs, kSmall)] += 1;
-      if (occurs >= kSmall) h.add(occurs);
+    for (index_t i = 0; i < tile.rows(); ++i) take_codes(tile.row(i), codes_.data() + i * tile.cols());
+    std::uint32_t* const counts = counts_.data();
+    const std::size_t n = codes_.size();
+    if (n > kHistogramBins) {
+      for (const std::uint16_t c : codes_) ++counts[c];
+      for (std::uint32_t& c : counts_) h.add(std::exchange(c, 0u));
+      return h.result();
     }
-    for (std::size_t k = 1; k < kSmall; ++k) {  // a logarithm a count, not a symbol
-      index_t symbols = 0;
-      for (auto& lane : symbols_with_) symbols += lane[k];
-      h.add(k, symbols);
+    // How many counters went beyond k is known from their steps; no second look at them is needed.
+    beyond_.resize(kLanes * (n + 1));
+    std::uint32_t* const beyond = beyond_.data();
+    for (std::size_t i = 0; i < n; ++i) ++beyond[kLanes * counts[codes_[i]]++ + i % kLanes];
+    for (const std::uint16_t c : codes_) counts[c] = 0;
+    index_t symbols = take_beyond(0);
+    for (std::size_t k = 1; symbols > 0; ++k) {
+      const index_t more = take_beyond(k);
+      h.add(k, symbols - more);
+      symbols = more;
     }
-    for (auto& lane : symbols_with_) lane.fill(0);
     return h.result();
   }
 
  private:
-  /// Equal values have equal codes.
+  /// Codes of a row of a tile; equal values have equal ones. The row of the next tile is fetched meanwhile: the rows of
+  /// a tile lie far apart, and no hardware guesses them.
   template <class T>
-  std::uint16_t code(T v) const noexcept {
+  void take_codes(std::span<const T> row, std::uint16_t* dst) const noexcept {
+#if defined(__GNUC__)
+    const auto next = reinterpret_cast<std::uintptr_t>(row.data() + row.size());
+    for (std::size_t j = 0; j < row.size() * sizeof(T); j += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(next + j), 0, 2);
+#endif
     if constexpr (!std::is_same_v<T, float>) {
-      if (as_stored_) {
-        constexpr unsigned kInfinity = std::is_same_v<T, bf16> ? 0x7f80u : 0x7c00u;
-        const unsigned magnitude = v.bits & 0x7fffu;
-        return magnitude == 0 ? std::uint16_t{0} : (magnitude > kInfinity ? std::uint16_t{0x7fffu} : v.bits);
+      if (as_stored_) {  // in 16-bit arithmetic, which vectorizes
+        constexpr std::uint16_t kInfinity = std::is_same_v<T, bf16> ? 0x7f80u : 0x7c00u;
+        for (std::size_t j = 0; j < row.size(); ++j) {
+          const std::uint16_t magnitude = row[j].bits & 0x7fffu;
+          const std::uint16_t one_nan = magnitude > kInfinity ? std::uint16_t{0x7fffu} : row[j].bits;
+          dst[j] = magnitude == 0 ? std::uint16_t{0} : one_nan;
+        }
+        return;
       }
     }
-    const std::uint16_t c = codec_.encode(static_cast<float>(v));
-    const std::uint32_t symbol = codec_.symbol(c);
-    return symbol == 0 ? std::uint16_t{0} : (symbol == kNanSymbol ? nan_code_ : c);
+    for (std::size_t j = 0; j < row.size(); ++j) {
+      const std::uint16_t c = codec_.encode(static_cast<float>(row[j]));
+      const std::uint32_t symbol = codec_.symbol(c);
+      dst[j] = symbol == 0 ? std::uint16_t{0} : (symbol == kNanSymbol ? nan_code_ : c);
+    }
   }
 
-  static constexpr std::size_t kSmall = 64;
+  /// How many symbols occur more than k times; forgets it.
+  index_t take_beyond(std::size_t k) noexcept {
+    index_t symbols = 0;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) symbols += std::exchange(beyond_[kLanes * k + lane], 0u);
+    return symbols;
+  }
+
   static constexpr std::size_t kLanes = 4;  // consecutive increments of one counter would wait for each other
 
   GridCodec codec_;
   std::uint16_t nan_code_;
   bool as_stored_;
-  std::vector<std::uint32_t> counts_, symbols_;
-  std::array<std::array<std::uint32_t, kSmall + 1>, kLanes> symbols_with_{};  // how many occur that often
+  std::vector<std::uint32_t> counts_, symbols_, beyond_;
   std::vector<std::uint16_t> codes_;
 };
 

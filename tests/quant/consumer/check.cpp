@@ -26,10 +26,7 @@ int main(int argc, char** argv) {
     if (print) std::cout << line << '\n';
   });
   if (print) return 0;
-  const char* folder = std::getenv("BLOCKPACK_GOLDEN");
-  const std::string path =
-      std::string(folder != nullptr ? folder : BLOCKPACK_GOLDEN_DEFAULT) + "/quantization/bytes.txt";
-  std::ifstream file(path);
+  std::ifstream file(BLOCKPACK_GOLDEN_DEFAULT "/quantization/bytes.txt");
   std::size_t seen = 0;
   std::size_t wrong = 0;
   for (std::string line; std::getline(file, line); ++seen) {
