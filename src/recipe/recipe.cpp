@@ -46,7 +46,7 @@ std::vector<std::string> patterns_of(const JsonValue& value, std::string_view wh
 /// Of a format the codec's own, of a target its text.
 std::string canonical_scheme(std::string_view text, const Registry& registry) {
   const Scheme scheme = parse_scheme(text);
-  return scheme.kind == Scheme::Kind::bits ? to_string(scheme) : registry.codec(scheme)->scheme();
+  return scheme.kind != Scheme::Kind::format ? to_string(scheme) : registry.codec(scheme)->scheme();
 }
 
 std::string canonical_scheme(const std::string& text, const Registry& registry, std::string_view what) {

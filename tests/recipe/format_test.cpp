@@ -37,6 +37,7 @@ TEST_CASE("the embedded model has the recorded bytes under every listed scheme",
   std::string wanted;
   int threads = 0;
   for (const ListedScheme& scheme : Registry::standard().listed()) {
+    if (!Registry::standard().codec(scheme.scheme)->reproducible()) continue;  // factors of a fit
     CompressOptions options;
     options.measure = false;
     options.execution.threads = 1 + threads++ % 4;
