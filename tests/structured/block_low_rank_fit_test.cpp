@@ -49,7 +49,6 @@ TEST_CASE("Tiles hold the tolerance of the whole matrix", "[structured]") {
         for (const auto& tile : f.tiles)
           if (!tile.is_dense)
             REQUIRE(tile.rank() * (tile.left.rows() + tile.right.cols()) <= tile.left.rows() * tile.right.cols());
-        if (tau == 2.0) REQUIRE(f.parameters() == 0);
         if (method == TileMethod::rrqr) {
           const auto best = block_low_rank_fit<double>(read(w), options_of(32, tau, TileMethod::svd));
           REQUIRE(f.parameters() >= best.parameters());

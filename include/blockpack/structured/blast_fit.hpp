@@ -35,8 +35,9 @@ enum class BlastStart : std::uint8_t {
   noise,    ///< U, V ~ 0.001 / sqrt(rank) N(0, 1), s ~ N(0, 1)
   svd,      ///< slices of the truncated SVD, of the whitened one with a Gram matrix, s = 1: never worse than it
   monarch,  ///< the blocked Monarch projection, s_ij picks the ranks of group (i + j) mod blocks: never worse than it
+  plain,    ///< with a Gram matrix: the fit without it, of as many iterations
   given,    ///< the factors that are passed
-  best      ///< each of the others for trial_iterations, then the best of them
+  best      ///< each of the others for trial_iterations, then the best of them; no noise with a Gram matrix
 };
 
 /// Which iterate is the result: the one of least error, or the last.
@@ -64,8 +65,11 @@ struct BlastOptions {
   CouplingSolver coupling_solver = CouplingSolver::cholesky;
   int coupling_iterations = 8;  ///< of conjugate_gradients
   std::uint64_t seed = 0;       ///< of `noise` and of the SVD of large matrices
-  /// The loss becomes ||(W - M) Xᵀ||_F. Preconditioners are `matched` then.
+  /// The loss becomes ||(W - M) Xᵀ||_F. The preconditioner must be `matched` then, and these take the place of
+  /// learning_rate and damping: the metric itself is ill-conditioned, and directions it calls small need large steps.
   const GramMatrix* gram = nullptr;
+  double gram_learning_rate = 0.75;
+  double gram_damping = 1e-3;
   Execution execution;
 };
 
@@ -94,7 +98,8 @@ class BlastDescent {
 
   BlastDescent(MatrixView<const T> w, const BlastOptions& options)
       : options_(options),
-        step_(quiet(options.execution)),
+        step_(for_work(options.execution, static_cast<double>(w.rows()) * static_cast<double>(w.cols()) *
+                                              static_cast<double>(options.rank))),
         inner_(options.blocks > 1 ? serial(options.execution) : step_),
         shape_(w.shape()),
         b_(options.blocks),
@@ -203,7 +208,8 @@ class BlastDescent {
     for (int t = begin; t < end; ++t) {
       options_.execution.throw_if_stopped();
       const double fraction = static_cast<double>(t) / options_.iterations;
-      const double eta = options_.learning_rate * (1.0 - (1.0 - options_.end_factor) * fraction);
+      const double rate = options_.gram == nullptr ? options_.learning_rate : options_.gram_learning_rate;
+      const double eta = rate * (1.0 - (1.0 - options_.end_factor) * fraction);
       const bool couple = !options_.fix_coupling && t % options_.coupling_every == 0;
       const double error = options_.gram == nullptr ? plain_step(state, best, gram_v, eta, couple)
                                                     : weighted_step(state, best, eta, couple);
@@ -441,7 +447,7 @@ class BlastDescent {
     const double error = std::sqrt(std::max(0.0, inner<T>(view(std::as_const(eg)), view(std::as_const(e)))));
     keep(state, best, error);
     if (!(error > 0.0)) return error;
-    const double shift = options_.damping * error;
+    const double shift = options_.gram_damping * error;
     const T relax = static_cast<T>(2.0 * eta);
 
     std::vector<RowMajorMatrix<T>> hessians(static_cast<std::size_t>(b_), RowMajorMatrix<T>::Zero(r_, r_));
@@ -540,6 +546,11 @@ inline void check_blast(MatrixShape w, const BlastOptions& o) {
     throw ValueError("blast_factorize: iterations and trial_iterations must not be negative");
   if (!(o.learning_rate > 0.0 && o.learning_rate <= 1.0))
     throw ValueError("blast_factorize: learning_rate = " + number(o.learning_rate) + ", in (0, 1] needed");
+  if (!(o.gram_learning_rate > 0.0 && o.gram_learning_rate <= 1.0))
+    throw ValueError("blast_factorize: gram_learning_rate = " + number(o.gram_learning_rate) + ", in (0, 1] needed");
+  if (!(o.gram_damping >= 0.0 && std::isfinite(o.gram_damping)))
+    throw ValueError("blast_factorize: gram_damping = " + number(o.gram_damping) +
+                     ", a number that is not negative needed");
   if (!(o.end_factor >= 0.0 && o.end_factor <= 1.0))
     throw ValueError("blast_factorize: end_factor = " + number(o.end_factor) + ", in [0, 1] needed");
   if (!(o.damping >= 0.0 && std::isfinite(o.damping)))
@@ -548,6 +559,8 @@ inline void check_blast(MatrixShape w, const BlastOptions& o) {
     throw ValueError("blast_factorize: coupling_every and coupling_iterations must be at least 1");
   if (o.gram != nullptr && o.preconditioner != BlastPreconditioner::matched)
     throw ValueError("blast_factorize: with a Gram matrix the preconditioner is matched");
+  if (o.gram == nullptr && o.start == BlastStart::plain)
+    throw ValueError("blast_factorize: start plain needs a Gram matrix");
 }
 
 template <class T>
@@ -623,6 +636,14 @@ BlastFit<T> blast_factorize(MatrixView<const T> w, const BlastOptions& options,
         return descent.from_monarch();
       case BlastStart::given:
         return descent.from_factors(*given);
+      case BlastStart::plain: {
+        BlastOptions plain = options;
+        plain.gram = nullptr;
+        plain.start = BlastStart::best;
+        plain.keep = BlastKeep::best;
+        plain.execution = detail::quiet(options.execution);
+        return descent.from_factors(blast_factorize<T>(w, plain).factors);
+      }
       default:
         return descent.from_svd();
     }
@@ -631,7 +652,7 @@ BlastFit<T> blast_factorize(MatrixView<const T> w, const BlastOptions& options,
   if (options.start != BlastStart::best) {
     kinds = {options.start};
   } else {
-    kinds = {BlastStart::svd, BlastStart::monarch, BlastStart::noise};
+    kinds = {BlastStart::svd, BlastStart::monarch, options.gram == nullptr ? BlastStart::noise : BlastStart::plain};
     if (given != nullptr) kinds.push_back(BlastStart::given);
   }
   int trial = options.iterations;
@@ -666,8 +687,30 @@ BlastFit<T> blast_factorize(MatrixView<const T> w, const BlastOptions& options,
   return fit;
 }
 
-/// Lowers ||(W - M) Xᵀ||_F of a BLAST matrix: `steps` unrelaxed iterations of blast_factorize with that loss from the
-/// factors given. Never worse than they are.
+/// Scales every rank of every U_i and V_j to a root mean square of 1 and s_ij by the inverses: what the factors are to
+/// have before they are stored in few bits, with s in more. The matrix stays the same up to rounding; columns of zeros
+/// stay.
+template <class T>
+void balance(BlastFactors<T>& f) {
+  const index_t p = f.block_rows(), q = f.block_cols();
+  const auto scale = [](double squares, index_t n) {
+    return squares > 0.0 ? std::sqrt(squares / static_cast<double>(n)) : 1.0;
+  };
+  for (index_t i = 0; i < f.blocks; ++i)
+    for (index_t k = 0; k < f.rank; ++k) {
+      auto u = f.left.col(k).segment(i * p, p);
+      const T rms = static_cast<T>(scale(u.template cast<double>().squaredNorm(), p));
+      u /= rms;
+      for (index_t j = 0; j < f.blocks; ++j) f.coupling(i * f.blocks + j, k) *= rms;
+      auto v = f.right.row(i * f.rank + k);
+      const T other = static_cast<T>(scale(v.template cast<double>().squaredNorm(), q));
+      v /= other;
+      for (index_t j = 0; j < f.blocks; ++j) f.coupling(j * f.blocks + i, k) *= other;
+    }
+}
+
+/// Lowers ||(W - M) Xᵀ||_F of a BLAST matrix: `steps` iterations of blast_factorize with that loss from the factors
+/// given. Never worse than they are.
 ///
 /// Errors: as blast_factorize.
 template <class T>
@@ -677,9 +720,7 @@ RefineResult<BlastFactors<T>> blast_refine(MatrixView<const T> w, const BlastFac
   options.blocks = f.blocks;
   options.rank = f.rank;
   options.iterations = steps;
-  options.learning_rate = 0.5;
   options.end_factor = 1.0;
-  options.damping = 1e-3;
   options.start = BlastStart::given;
   options.gram = &gram;
   options.execution = how;

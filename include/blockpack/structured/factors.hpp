@@ -15,6 +15,9 @@
 /// T is float, double or a complex number of them.
 
 #include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 

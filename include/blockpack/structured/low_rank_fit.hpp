@@ -12,7 +12,9 @@
 #include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "blockpack/core/calibration.hpp"
@@ -230,11 +232,16 @@ LowRankFactors<T> low_rank_refine(MatrixView<const T> w, LowRankFactors<T> f, co
   fit_detail::check_factors("low_rank_refine", w.shape(), f.shape());
   const Execution step = fit_detail::quiet(how);
   LowRankFactors<T> best = f;
-  double least = relative_output_error<T>(w, f.dense(), gram, step);
+  const auto output_error = [&] {
+    RowMajorMatrix<T> dense(w.rows(), w.cols());
+    detail::product<T>(view(std::as_const(f.left)), view(std::as_const(f.right)), view(dense), step);
+    return relative_output_error<T>(w, dense, gram, step);
+  };
+  double least = output_error();
   for (int i = 0; i < steps; ++i) {
     how.throw_if_stopped();
     refine_left(w, f, gram, step);
-    const double error = relative_output_error<T>(w, f.dense(), gram, step);
+    const double error = output_error();
     if (!(error < least)) break;
     least = error;
     best = f;

@@ -76,6 +76,11 @@ inline Execution serial(const Execution& how) {
   return step;
 }
 
+/// `how` for tasks of that many multiplications in all: few are not worth waking other threads for.
+inline Execution for_work(const Execution& how, double multiplications) {
+  return multiplications < 1e6 ? serial(how) : quiet(how);
+}
+
 template <class T>
 double squared_norm(MatrixView<const T> m) {
   double sum = 0.0;

@@ -11,8 +11,11 @@
 #include <Eigen/QR>
 #include <Eigen/SVD>
 #include <algorithm>
+#include <cmath>
+#include <complex>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -41,7 +44,7 @@ struct SvdOptions {
   SvdMethod method = SvdMethod::exact;
   index_t oversampling = 16;
   int power_iterations = 2;  ///< of `randomized`
-  index_t krylov_block = 0;  ///< columns of Ω in `krylov`; 0 = a third of rank + oversampling
+  index_t krylov_block = 0;  ///< columns of Ω in `krylov`; 0 = a sixth of rank + oversampling
   std::uint64_t seed = 0;    ///< of Ω
   Execution execution;
 };
@@ -234,9 +237,8 @@ Svd<T> truncated_svd(MatrixView<const T> w, index_t rank, const SvdOptions& opti
   if constexpr (std::is_floating_point_v<T>) {
     const index_t columns = std::min(smaller, rank + options.oversampling);
     if (options.method == SvdMethod::randomized)
-      return fit_detail::svd_within<T>(w, fit_detail::randomized_range<T>(w, columns, options, how), rank, how);
-    const index_t block =
-        std::min(columns, options.krylov_block > 0 ? options.krylov_block : ceil_div(std::max(columns, index_t{1}), 3));
+      return detail::svd_within<T>(w, detail::randomized_range<T>(w, columns, options, how), rank, how);
+    const index_t block = std::min(columns, options.krylov_block > 0 ? options.krylov_block : ceil_div(columns, 6));
     const index_t all = std::min(smaller, columns + rank / 2);
     return fit_detail::svd_within<T>(w, fit_detail::krylov_range<T>(w, all, std::max(block, index_t{1}), options, how),
                                      rank, how);
