@@ -641,7 +641,7 @@ BlastFit<T> blast_factorize(MatrixView<const T> w, const BlastOptions& options,
         plain.gram = nullptr;
         plain.start = BlastStart::best;
         plain.keep = BlastKeep::best;
-        plain.execution = detail::quiet(options.execution);
+        plain.execution = fit_detail::quiet(options.execution);
         return descent.from_factors(blast_factorize<T>(w, plain).factors);
       }
       default:

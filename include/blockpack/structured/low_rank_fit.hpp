@@ -234,7 +234,7 @@ LowRankFactors<T> low_rank_refine(MatrixView<const T> w, LowRankFactors<T> f, co
   LowRankFactors<T> best = f;
   const auto output_error = [&] {
     RowMajorMatrix<T> dense(w.rows(), w.cols());
-    detail::product<T>(view(std::as_const(f.left)), view(std::as_const(f.right)), view(dense), step);
+    fit_detail::product<T>(view(std::as_const(f.left)), view(std::as_const(f.right)), view(dense), step);
     return relative_output_error<T>(w, dense, gram, step);
   };
   double least = output_error();

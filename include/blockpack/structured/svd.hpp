@@ -237,7 +237,7 @@ Svd<T> truncated_svd(MatrixView<const T> w, index_t rank, const SvdOptions& opti
   if constexpr (std::is_floating_point_v<T>) {
     const index_t columns = std::min(smaller, rank + options.oversampling);
     if (options.method == SvdMethod::randomized)
-      return detail::svd_within<T>(w, detail::randomized_range<T>(w, columns, options, how), rank, how);
+      return fit_detail::svd_within<T>(w, fit_detail::randomized_range<T>(w, columns, options, how), rank, how);
     const index_t block = std::min(columns, options.krylov_block > 0 ? options.krylov_block : ceil_div(columns, 6));
     const index_t all = std::min(smaller, columns + rank / 2);
     return fit_detail::svd_within<T>(w, fit_detail::krylov_range<T>(w, all, std::max(block, index_t{1}), options, how),
