@@ -80,9 +80,10 @@ int run(int argc, char** argv) {
   compress->add_flag("-q,--quiet", c.quiet, "Print no table");
 
   std::string original;
-  auto* verify = app.add_subcommand("verify", "Hash the stored bytes again; with the original, the error per tensor");
+  auto* verify = app.add_subcommand(
+      "verify", "Hash the stored bytes again, decode every tensor, show its range; with --original its SQNR");
   verify->add_option("MODEL", model, "A compressed model")->required();
-  verify->add_option("--original", original, "The model it was made from");
+  verify->add_option("--original", original, "The model it was made from, which the SQNR needs");
 
   example::EvaluateArguments e;
   e.data = BLOCKPACK_EXAMPLE_DATA;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <optional>
 #include <string_view>
 
@@ -164,6 +165,16 @@ int compress(const CompressArguments& arguments, const blockpack::Execution& how
   fmt::print("{} -> {} MiB, {:.3f} bits per weight{}\n", mebibytes(report.source_bytes()),
              mebibytes(report.stored_bytes()), report.bits_per_weight(),
              arguments.measure ? fmt::format(", SQNR {} dB", decibels(report.error().sqnr_db())) : "");
+  // The largest matrix of each scheme whose algorithm has it in memory as a whole.
+  std::map<std::string, const blockpack::TensorReport*> whole;
+  for (const blockpack::TensorReport& t : report.tensors) {
+    if (t.whole_bytes == 0) continue;
+    const blockpack::TensorReport*& largest = whole[t.scheme];
+    if (largest == nullptr || largest->whole_bytes < t.whole_bytes) largest = &t;
+  }
+  for (const auto& [scheme, t] : whole)
+    fmt::print("{} holds whole matrices: {} MiB at most ({})\n", scheme,
+               mebibytes(static_cast<std::uint64_t>(t->whole_bytes)), t->name);
   fmt::print("panels of at most {} MiB, peak memory {} MiB\n",
              mebibytes(static_cast<std::uint64_t>(report.peak_working_bytes)), mebibytes(peak_memory_bytes()));
   return 0;
@@ -182,21 +193,31 @@ int verify(const std::string& path, const std::string& original_path, const bloc
     fmt::print("{}: the stored bytes do not have the recorded SHA-256\n", check.name);
   }
   std::vector<blockpack::ErrorStats> errors;
-  if (!original_path.empty()) errors = model.compare(CompressedModel::open(original_path), how);
-  fmt::print("{:<44} {:<14} {:>12} {:>10} {:>7}{}\n", "tensor", "scheme", "shape", "MiB", "bits/w",
-             errors.empty() ? "" : fmt::format(" {:>8} {:>10}", "SQNR dB", "max error"));
+  std::vector<blockpack::DecodedRange> ranges;
+  const bool compares = !original_path.empty();
+  if (compares)
+    errors = model.compare(CompressedModel::open(original_path), how);
+  else
+    ranges = model.decoded_ranges(how);
+  fmt::print("{:<44} {:<14} {:>12} {:>10} {:>7} {:>10} {:>10}\n", "tensor", "scheme", "shape", "MiB", "bits/w",
+             compares ? "SQNR dB" : "least", compares ? "max error" : "greatest");
   blockpack::ErrorStats total;
   for (std::size_t i = 0; i < model.compressed().size(); ++i) {
     const blockpack::CompressedTensor& t = model.compressed()[i];
     fmt::print("{:<44} {:<14} {:>12} {:>10} {:>7.3f}", t.name, t.scheme, blockpack::to_string(t.shape),
                mebibytes(t.stored_bytes()), t.codec->bits_per_weight(t.shape));
-    if (!errors.empty()) {
-      fmt::print(" {:>8} {:>10.3g}", decibels(errors[i].sqnr_db()), errors[i].max_error());
+    if (compares) {
+      fmt::print(" {:>10} {:>10.3g}\n", decibels(errors[i].sqnr_db()), errors[i].max_error());
       total.merge(errors[i]);
+    } else {
+      fmt::print(" {:>10.3g} {:>10.3g}{}\n", ranges[i].least, ranges[i].greatest,
+                 ranges[i].not_finite == 0 ? "" : fmt::format("  {} not finite", ranges[i].not_finite));
     }
-    fmt::print("\n");
   }
-  if (!errors.empty()) fmt::print("all compressed tensors: SQNR {} dB\n", decibels(total.sqnr_db()));
+  if (compares)
+    fmt::print("all compressed tensors: SQNR {} dB\n", decibels(total.sqnr_db()));
+  else
+    fmt::print("every compressed tensor decodes to these ranges; --original MODEL gives their SQNR\n");
   if (model.has_hashes())
     fmt::print("{} of {} stored tensors are intact (SHA-256)\n", checks.size() - broken, checks.size());
   else

@@ -66,8 +66,9 @@ quant::LargeMatrix factor(const GramMatrix& h, std::span<const index_t> order, c
     fill_hessian(h, order, damping, y.view(), a.view(), how);
     if (quant::inverse_transposed_factor(a.view(), y.view(), how)) return y;
     if (attempt >= options.damping_retries)
-      throw ValueError("gptq: the Hessian of layer '" + options.layer + "' is singular with damping " +
-                       std::to_string(damping) + " of its mean diagonal; add calibration rows or raise the damping");
+      throw ValueError("gptq: the Hessian" + (options.layer.empty() ? "" : " of layer '" + options.layer + "'") +
+                       " is singular with damping " + std::to_string(damping) +
+                       " of its mean diagonal; add calibration rows or raise the damping");
     damping = std::max(10.0 * damping, 1e-5);
   }
 }

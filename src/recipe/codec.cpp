@@ -65,23 +65,28 @@ std::string RoundingSteps::suffix() const {
 
 void RoundingSteps::choose(MatrixView<const float> w, const EncodeOptions& options, WeightGrids& grids,
                            MatrixView<float> q) const {
-  switch (start) {
-    case Start::nearest:
-      nearest(w, grids, q, options.execution);
-      break;
-    case Start::gptq:
-      gptq(w, *options.gram, grids, q, {}, options.execution);
-      break;
-    case Start::flexround:
-      flexround(w, *options.gram, grids, q, {}, options.execution);
-      break;
-    case Start::awq:  // changes the weights themselves: AwqCodec
-      throw UnsupportedError("RoundingSteps::choose: awq chooses scales of the inputs, no values of given grids");
-    case Start::discquant:
-      discquant(w, *options.gram, grids, q, layer_form_options(), options.execution);
-      break;
-  }
-  if (polish) descend(w, *options.gram, grids, q, {}, options.execution);
+  const auto choose_start = [&](const Execution& how) {
+    switch (start) {
+      case Start::nearest:
+        nearest(w, grids, q, how);
+        break;
+      case Start::gptq:
+        gptq(w, *options.gram, grids, q, {}, how);
+        break;
+      case Start::flexround:
+        flexround(w, *options.gram, grids, q, {}, how);
+        break;
+      case Start::awq:  // changes the weights themselves: AwqCodec
+        throw UnsupportedError("RoundingSteps::choose: awq chooses scales of the inputs, no values of given grids");
+      case Start::discquant:
+        discquant(w, *options.gram, grids, q, layer_form_options(), how);
+        break;
+    }
+  };
+  if (polish)
+    detail::start_and_descend(w, *options.gram, grids, q, {}, options.execution, choose_start);
+  else
+    choose_start(options.execution);
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

@@ -146,7 +146,7 @@ class Compressor {
   /// Adds what the file will hold for a tensor, with hashes of the right length to be filled in later.
   void declare(std::size_t i, std::vector<TensorSpec>& specs) {
     const Tensor& tensor = tensors_[i];
-    TensorReport entry{tensor.name, {}, tensor.shape, tensor.dtype, tensor.data.bytes.size(), 0, {}};
+    TensorReport entry{tensor.name, {}, tensor.shape, tensor.dtype, tensor.data.bytes.size(), 0, {}, 0};
     const std::size_t first = specs.size();
     if (codecs_[i] == nullptr) {
       specs.push_back(tensor.spec());
@@ -230,22 +230,21 @@ class Compressor {
     set_hash(tensor.name, hash);
   }
 
+  struct Panel {
+    index_t rows;
+    index_t bytes;  ///< it takes while it is worked on
+  };
   /// Rows of a panel so that input pages, floats, encoded bytes and the measuring buffer fit the budget.
-  index_t panel_rows(const Tensor& tensor, const Codec& codec, MatrixShape shape) {
+  Panel panel_of(const Tensor& tensor, const Codec& codec, MatrixShape shape) const {
     index_t row_bytes =
         static_cast<index_t>(tensor.data.bytes.size()) / shape.rows + shape.cols * index_t{sizeof(float)};
     for (const SectionSize& s : codec.sections(shape)) row_bytes += s.per_row ? ceil_div(s.bytes, shape.rows) : 0;
-    index_t rows = shape.rows, extra = 0;
-    if (codec.encodes_panels()) {
-      extra = options_.measure ? 4 * kMeasureBytes : 0;
-      const index_t budget = std::max<index_t>(1, std::min(options_.panel_budget, kUsefulBudget) - extra);
-      rows = std::clamp<index_t>(budget / row_bytes, 1, shape.rows);
-      if (rows > kRowsPerTask && rows < shape.rows) rows -= rows % kRowsPerTask;
-    } else {
-      extra = codec.working_bytes(shape);
-    }
-    report_.peak_working_bytes = std::max(report_.peak_working_bytes, rows * row_bytes + extra);
-    return rows;
+    if (!codec.encodes_panels()) return {shape.rows, shape.rows * row_bytes + codec.working_bytes(shape)};
+    const index_t extra = options_.measure ? 4 * kMeasureBytes : 0;
+    const index_t budget = std::max<index_t>(1, std::min(options_.panel_budget, kUsefulBudget) - extra);
+    index_t rows = std::clamp<index_t>(budget / row_bytes, 1, shape.rows);
+    if (rows > kRowsPerTask && rows < shape.rows) rows -= rows % kRowsPerTask;
+    return {rows, rows * row_bytes + extra};
   }
 
   /// Bytes of a section that a panel of `rows` rows encodes.
@@ -264,11 +263,13 @@ class Compressor {
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
       if (codecs_[i] == nullptr) continue;
       const MatrixShape shape = matrix_shape(tensors_[i].shape);
-      const index_t rows = panel_rows(tensors_[i], *codecs_[i], shape);
+      const Panel p = panel_of(tensors_[i], *codecs_[i], shape);
+      report_.peak_working_bytes = std::max(report_.peak_working_bytes, p.bytes);
+      if (!codecs_[i]->encodes_panels()) report_.tensors[i].whole_bytes = p.bytes;
       index_t room = 0;
       for (const SectionSize& s : codecs_[i]->sections(shape))
-        room = checked_add(room, section_room(*codecs_[i], shape, s, rows), "compress_model");
-      panel = std::max(panel, checked_mul(rows, shape.cols, "compress_model"));
+        room = checked_add(room, section_room(*codecs_[i], shape, s, p.rows), "compress_model");
+      panel = std::max(panel, checked_mul(p.rows, shape.cols, "compress_model"));
       encoded = std::max(encoded, room);
     }
     panel_ = AlignedBuffer<float>::uninitialized(panel);
@@ -290,7 +291,7 @@ class Compressor {
   std::shared_ptr<const Codec> fitted_codec(const Tensor& tensor, const std::shared_ptr<const Codec>& codec) {
     if (!codec->fits_tensor()) return codec;
     const MatrixShape shape = matrix_shape(tensor.shape);
-    const index_t rows = panel_rows(tensor, *codec, shape);
+    const index_t rows = panel_of(tensor, *codec, shape).rows;
     TensorStatistics statistics;
     for (index_t first = 0; first < shape.rows; first += rows) {
       options_.execution.throw_if_stopped();
@@ -303,7 +304,7 @@ class Compressor {
 
   void compress_matrix(const Tensor& tensor, const Codec& codec, TensorReport& entry) {
     const MatrixShape shape = matrix_shape(tensor.shape);
-    const index_t rows = panel_rows(tensor, codec, shape);
+    const index_t rows = panel_of(tensor, codec, shape).rows;
     const std::vector<SectionSize> sections = codec.sections(shape);
     EncodeOptions encoding;
     encoding.non_finite = options_.non_finite;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <set>
@@ -20,7 +21,7 @@ namespace {
 using namespace recipe_detail;
 
 constexpr std::size_t kHashPiece = std::size_t{1} << 20;
-constexpr index_t kComparePanelBytes = index_t{4} << 20;
+constexpr index_t kDecodedPanelBytes = index_t{4} << 20;
 
 [[noreturn]] void fail(const std::string& problem, std::string_view tensor = {}) {
   throw FormatError("compressed model: " + problem, "InvalidCompressedModel", -1, std::string(tensor));
@@ -48,6 +49,40 @@ template <class F>
 void for_each_with_prefix(const Metadata& metadata, std::string_view prefix, const F& f) {
   for (auto it = metadata.lower_bound(prefix); it != metadata.end() && it->first.starts_with(prefix); ++it)
     f(it->first.substr(prefix.size()), it->second);
+}
+
+/// Rows of a panel that is decoded at once.
+index_t panel_rows(MatrixShape shape) {
+  return std::clamp<index_t>(kDecodedPanelBytes / (shape.cols * index_t{sizeof(float)}), 1, shape.rows);
+}
+
+/// Memory for a panel of any of the tensors.
+AlignedBuffer<float> panel_memory(std::span<const CompressedTensor> tensors) {
+  index_t largest = 0;
+  for (const CompressedTensor& t : tensors)
+    largest = std::max(largest, checked_mul(panel_rows(t.shape), t.shape.cols, "compressed model"));
+  return AlignedBuffer<float>::uninitialized(largest);
+}
+
+/// Calls body(first, w) for the panels of a tensor, decoded. Pages of the file that were read are given back.
+template <class Body>
+void for_decoded_panels(const CompressedTensor& t, AlignedBuffer<float>& memory, const Execution& how,
+                        const Body& body) {
+  const AnyLinear op = t.open(PackPolicy::none());
+  const index_t rows = panel_rows(t.shape);
+  for (index_t first = 0; first < t.shape.rows; first += rows) {
+    how.throw_if_stopped();
+    const MatrixView<float> w(memory.data(), std::min(rows, t.shape.rows - first), t.shape.cols);
+    std::vector<index_t> which(static_cast<std::size_t>(w.rows()));
+    std::iota(which.begin(), which.end(), first);
+    op.decode_rows(which, w);
+    body(first, w);
+    if (t.codec->row_wise())
+      for (const Tensor& stored : t.stored)
+        if (stored.shape.size() == 2) release_rows(stored, first, w.rows());
+  }
+  for (const Tensor& stored : t.stored)
+    if (stored.mapping != nullptr) stored.mapping->release(stored.data.bytes);
 }
 
 }  // namespace
@@ -232,16 +267,30 @@ std::vector<HashCheck> CompressedModel::verify_hashes(const Execution& how) cons
   return checks;
 }
 
+std::vector<DecodedRange> CompressedModel::decoded_ranges(const Execution& how) const {
+  std::vector<DecodedRange> all;
+  AlignedBuffer<float> memory = panel_memory(compressed_);
+  for (const CompressedTensor& t : compressed_) {
+    DecodedRange range;
+    for_decoded_panels(t, memory, how, [&](index_t, MatrixView<const float> w) {
+      for (index_t r = 0; r < w.rows(); ++r)
+        for (const float v : w.row(r)) {
+          if (!std::isfinite(v)) {
+            ++range.not_finite;
+            continue;
+          }
+          range.least = std::min(range.least, v);
+          range.greatest = std::max(range.greatest, v);
+        }
+    });
+    all.push_back(range);
+  }
+  return all;
+}
+
 std::vector<ErrorStats> CompressedModel::compare(const CompressedModel& original, const Execution& how) const {
   std::vector<ErrorStats> all;
-  const auto panel_rows = [](MatrixShape shape) {
-    return std::clamp<index_t>(kComparePanelBytes / (shape.cols * index_t{sizeof(float)}), 1, shape.rows);
-  };
-  index_t largest = 0;
-  for (const CompressedTensor& t : compressed_)
-    largest = std::max(largest, checked_mul(panel_rows(t.shape), t.shape.cols, "compare"));
-  auto reference = AlignedBuffer<float>::uninitialized(largest);
-  auto decoded = AlignedBuffer<float>::uninitialized(largest);
+  AlignedBuffer<float> reference = panel_memory(compressed_), memory = panel_memory(compressed_);
   for (const CompressedTensor& t : compressed_) {
     if (!original.contains(t.name))
       throw ValueError(
@@ -251,26 +300,13 @@ std::vector<ErrorStats> CompressedModel::compare(const CompressedModel& original
           fmt::format("compare: '{}' has another shape in the original; give the model this one was made "
                       "from",
                       t.name));
-    const AnyLinear op = t.open(PackPolicy::none());
-    const index_t rows = panel_rows(t.shape);
     ErrorStats error;
-    for (index_t first = 0; first < t.shape.rows; first += rows) {
-      how.throw_if_stopped();
-      const index_t count = std::min(rows, t.shape.rows - first);
-      const MatrixView<float> r(reference.data(), count, t.shape.cols);
-      const MatrixView<float> a(decoded.data(), count, t.shape.cols);
+    for_decoded_panels(t, memory, how, [&](index_t first, MatrixView<const float> w) {
+      const MatrixView<float> r(reference.data(), w.rows(), w.cols());
       original.read_rows(t.name, first, r);
-      if (original.find_compressed(t.name) == nullptr) release_rows(original.tensor(t.name), first, count);
-      std::vector<index_t> which(static_cast<std::size_t>(count));
-      std::iota(which.begin(), which.end(), first);
-      op.decode_rows(which, a);
-      error.add(r, a, first, how);
-      if (t.codec->row_wise())
-        for (const Tensor& stored : t.stored)
-          if (stored.shape.size() == 2) release_rows(stored, first, count);
-    }
-    for (const Tensor& stored : t.stored)
-      if (stored.mapping != nullptr) stored.mapping->release(stored.data.bytes);
+      if (original.find_compressed(t.name) == nullptr) release_rows(original.tensor(t.name), first, w.rows());
+      error.add(r, w, first, how);
+    });
     all.push_back(error);
   }
   return all;

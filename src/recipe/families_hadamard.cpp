@@ -60,10 +60,8 @@ class HadamardCodec final : public Codec {
     });
     EncodeOptions inner = options;
     AlignedBuffer<float> importance;
+    detail::check_importance("encode " + scheme(), options.importance, w.shape());  // a mean would hide signs
     if (options.importance.data() != nullptr) {
-      if (options.importance.cols() != w.cols())
-        throw ShapeError(fmt::format("encode {}: importance has {} columns, {} needed", scheme(),
-                                     options.importance.cols(), w.cols()));
       importance = average_importance(options.importance);
       inner.importance = {importance.data(), options.importance.rows(), w.cols()};
     }

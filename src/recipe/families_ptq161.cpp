@@ -37,17 +37,9 @@ class Ptq161Codec final : public Codec {
     std::vector<float> statistic(static_cast<std::size_t>(w.cols()), 0.0f);
     const MatrixView<const float>& importance = options.importance;
     const bool given = importance.data() != nullptr;
-    if (given && (importance.cols() != w.cols() || (importance.rows() != 1 && importance.rows() != w.rows())))
-      throw ShapeError("encode ptq1.61: importance is " + to_string(importance.shape()) + ", 1x" +
-                       std::to_string(w.cols()) + " or " + to_string(w.shape()) + " needed");
+    detail::check_importance("encode ptq1.61", importance, w.shape());
     for (index_t r = 0; r < importance.rows(); ++r)
-      for (std::size_t c = 0; c < statistic.size(); ++c) {
-        const float v = importance.row(r)[c];
-        if (!(v >= 0.0f && std::isfinite(v)))
-          throw ValueError("encode ptq1.61: importance is negative or not finite at row " + std::to_string(r) +
-                           ", column " + std::to_string(c));
-        statistic[c] += v;
-      }
+      for (std::size_t c = 0; c < statistic.size(); ++c) statistic[c] += importance.row(r)[c];
     for (index_t r = 0; r < (given ? 0 : w.rows()); ++r)
       for (std::size_t c = 0; c < statistic.size(); ++c)
         statistic[c] = std::max(statistic[c], std::fabs(w.row(r)[c]));  // a NaN does not count

@@ -61,7 +61,11 @@ TEST_CASE("compress, verify and evaluate work together", "[cli][smoke]") {
   const ProcessResult verified = run({"verify", out, "--original", kModel.string()});
   CHECK(verified.exit_code == 0);
   CHECK(has(verified.out, "stored tensors are intact"));
-  CHECK(has(verified.out, "SQNR"));
+  CHECK(has(verified.out, "SQNR dB"));
+  const ProcessResult alone = run({"verify", out});
+  CHECK(alone.exit_code == 0);
+  CHECK(has(alone.out, "greatest"));
+  CHECK(has(alone.out, "--original MODEL gives their SQNR"));
   const ProcessResult evaluated = run({"evaluate", out, "--windows", "4"});
   CHECK(evaluated.exit_code == 0);
   CHECK(has(evaluated.out, "uncompressed"));
@@ -112,6 +116,12 @@ TEST_CASE("calibrate writes two arrays per matrix", "[cli]") {
   CHECK(down.gram->in_features() == 384);
   CHECK(down.importance.shape() == MatrixShape{128, 384});
   CHECK(statistics.find("embed_tokens.weight").gram != nullptr);
+  const ProcessResult compressed =
+      run({"compress", "-r", "int4-g32+gptq", "--calibration", out, kModel.string(), folder / "model"});
+  CAPTURE(compressed.err);
+  CHECK(compressed.exit_code == 0);
+  CHECK(has(compressed.out, "int4-g32+gptq holds whole matrices: "));
+  CHECK(has(compressed.out, " MiB at most (layers.0.down_proj.weight)"));
   check_refused(run({"calibrate", kModel.string(), out, "--set", "3"}), "--help");
   check_refused(run({"calibrate", kModel.string(), out, "--text", kModel.string()}), "sets of windows");
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "blockpack/quant.hpp"
+#include "blockpack/quant/awq.hpp"
 #include "blockpack/quant/ggml_grid.hpp"
 #include "quant/golden_cases.hpp"
 #include "quant/rounded.hpp"
@@ -239,6 +240,10 @@ TEST_CASE("rounding refuses what does not fit and leaves no half answer", "[quan
   EncodeOptions encode;
   encode.importance = MatrixView<const float>(importance.data(), 1, 31);
   CHECK_THROWS_AS(round_gptq(format, layer.w(), layer.h, {}, {}, encode), ShapeError);
+  CHECK_THROWS_WITH(QuantizedMatrix<GroupInt>::encode(layer.w(), format, encode),
+                    "encode_rows: importance is 1x31, 1x32 or 4x32 needed");
+  encode.importance = MatrixView<const float>(importance.data(), 2, 16);
+  CHECK_THROWS_AS(QuantizedMatrix<GroupInt>::encode(layer.w(), format, encode), ShapeError);
   importance[7] = -1.0f;
   encode.importance = MatrixView<const float>(importance.data(), 1, 32);
   CHECK_THROWS_AS(round_gptq(format, layer.w(), layer.h, {}, {}, encode), ValueError);
@@ -251,21 +256,39 @@ TEST_CASE("rounding refuses what does not fit and leaves no half answer", "[quan
   CHECK(decoded(round_gptq(format, layer.w(), layer.h, {}, {}, encode))[9] == 65504.0f * 8.0f);
 }
 
-TEST_CASE("GPTQ tells its progress and can be cancelled", "[quant]") {
-  const SyntheticLayer layer({8, 300}, 320, 0.5f, 4);
-  EncodeOptions encode;
-  double last = 0.0;
-  int calls = 0;
-  encode.execution.progress = [&](double fraction) {
-    CHECK(fraction >= last);
-    last = fraction;
-    ++calls;
+TEST_CASE("every algorithm tells its progress, which never falls and ends at 1, and can be cancelled", "[quant]") {
+  const auto check = [](const auto& round, int least_calls) {
+    EncodeOptions encode = test::one_thread();
+    double last = 0.0;
+    int calls = 0;
+    encode.execution.progress = [&](double fraction) {
+      CHECK(fraction >= last);
+      last = fraction;
+      ++calls;
+    };
+    round(encode);
+    CHECK(last == Approx(1.0).epsilon(1e-12));
+    CHECK(calls >= least_calls);
+    std::stop_source source;
+    encode.execution.stop = source.get_token();
+    encode.execution.progress = [&](double) { source.request_stop(); };
+    CHECK_THROWS_AS(round(encode), CancelledError);
   };
-  round_gptq(GroupInt{}, layer.w(), layer.h, {}, {0}, encode);
-  CHECK(last == 1.0);
-  CHECK(calls >= 3);
-  std::stop_source source;
-  encode.execution.stop = source.get_token();
-  encode.execution.progress = [&](double) { source.request_stop(); };
-  CHECK_THROWS_AS(round_gptq(GroupInt{}, layer.w(), layer.h, {}, {0}, encode), CancelledError);
+  const GroupInt format;
+  const SyntheticLayer wide({8, 300}, 320, 0.5f, 4);
+  check([&](const EncodeOptions& e) { round_gptq(format, wide.w(), wide.h, {}, {0}, e); }, 3);
+  // More rows than coordinate descent takes at once.
+  const SyntheticLayer tall({1100, 32}, 40, 0.5f, 4);
+  check([&](const EncodeOptions& e) { round_gptq(format, tall.w(), tall.h, {}, {2}, e); }, 4);
+  check([&](const EncodeOptions& e) { round_nearest(format, tall.w(), tall.h, {2}, e); }, 3);
+  const SyntheticLayer small({6, 64}, 80, 0.5f, 4);
+  FlexRoundOptions flex;
+  flex.iterations = 8;
+  check([&](const EncodeOptions& e) { round_flexround(format, small.w(), small.h, flex, {0}, e); }, 8);
+  check([&](const EncodeOptions& e) { round_flexround(format, tall.w(), tall.h, flex, {2}, e); }, 20);
+  DiscQuantOptions disc = layer_form_options();
+  disc.steps = 8;
+  disc.warmup = 2;
+  check([&](const EncodeOptions& e) { round_discquant(format, small.w(), small.h, disc, {2}, e); }, 8);
+  check([&](const EncodeOptions& e) { round_awq(format, small.w(), small.h, {.steps = 4}, {2}, e); }, 5);
 }

@@ -80,6 +80,14 @@ TEST_CASE("every listed scheme goes through a file and comes back bit for bit", 
         CHECK(same_bits(y1, y2));
     }
     for (const HashCheck& check : model.verify_hashes()) CHECK(check.intact);
+    const std::vector<DecodedRange> ranges = model.decoded_ranges();
+    REQUIRE(ranges.size() == model.compressed().size());
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      const std::vector<float> values = matrix_values(model, model.compressed()[i].name);
+      CHECK(ranges[i].least == *std::min_element(values.begin(), values.end()));
+      CHECK(ranges[i].greatest == *std::max_element(values.begin(), values.end()));
+      CHECK(ranges[i].not_finite == 0);
+    }
     const std::vector<ErrorStats> errors = model.compare(plain);
     for (std::size_t i = 0; i < errors.size(); ++i) {
       const auto reported = std::find_if(report.tensors.begin(), report.tensors.end(),
@@ -382,6 +390,10 @@ TEST_CASE("a registered codec may need whole matrices, and the report says what 
   const CompressReport report =
       compress_model(folder / "in", Recipe::parse("columns", registry), folder / "out", {}, registry);
   CHECK(report.peak_working_bytes == 33 * 70 * (4 + 4 + 4) + 33 * 4);
+  for (const TensorReport& t : report.tensors) {
+    CHECK((t.whole_bytes > 0) == !t.scheme.empty());
+    if (t.name == "a.weight") CHECK(t.whole_bytes == report.peak_working_bytes);
+  }
   CHECK(report.error().noise_energy() == 0);
   const CompressedModel model = CompressedModel::open(folder / "out", registry),
                         plain = CompressedModel::open(folder / "in");

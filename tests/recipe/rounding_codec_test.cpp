@@ -140,6 +140,48 @@ TEST_CASE("a model is compressed with calibration, and the file does not know of
   CHECK(folder.count() == 2);
 }
 
+TEST_CASE("a Hessian that no damping makes definite is an error that names the tensor", "[recipe]") {
+  const TemporaryFolder folder;
+  write_model(folder / "in", small_model());
+  std::vector<double> h(70 * 70, 1e6);  // off the diagonal, far more than any XᵀX has
+  for (std::size_t i = 0; i < 70; ++i) h[i * 71] = 1.0;
+  CompressOptions options;
+  options.calibration = [gram = std::make_shared<const GramMatrix>(
+                             GramMatrix::from_values(MatrixView<const double>(h.data(), 70, 70)))](std::string_view) {
+    return TensorCalibration{gram, {}, {}};
+  };
+  const Recipe recipe = Recipe::parse(R"({"rules": [{"tensors": "a.weight", "scheme": "int3-g32+gptq"}]})");
+  CHECK(message_of<ValueError>([&] {
+          compress_model(folder / "in", recipe, folder / "out", options);
+        }).find("tensor 'a.weight': gptq: the Hessian is singular with damping") == 0);
+  CHECK(folder.count() == 1);
+}
+
+TEST_CASE("importance of another length, negative or not finite is refused by every codec", "[recipe]") {
+  std::vector<float> values(4 * 64), weights(4 * 64, 1.0f);
+  Random random(3);
+  for (float& v : values) v = random.normal();
+  const MatrixView<const float> w(values.data(), 4, 64);
+  for (const std::string scheme : {"int3-g32-search+importance", "ptq1.61+importance", "hadamard-b32-mxfp4-mse",
+                                   "hadamard-b32-ptq1.61", "q4_k", "q4_0", "iq4_nl"}) {
+    CAPTURE(scheme);
+    const auto codec = Registry::standard().codec(scheme);
+    const auto encode = [&](index_t rows, index_t cols, float one) {
+      weights[7] = one;
+      EncodeOptions options;
+      options.importance = MatrixView<const float>(weights.data(), rows, cols);
+      encode_matrix(*codec, w, options);
+    };
+    CHECK_NOTHROW(encode(1, 64, 2.0f));
+    CHECK_NOTHROW(encode(4, 64, 2.0f));
+    CHECK_THROWS_AS(encode(1, 63, 2.0f), ShapeError);
+    CHECK_THROWS_AS(encode(3, 64, 2.0f), ShapeError);
+    CHECK_THROWS_AS(encode(1, 64, -0.5f), ValueError);
+    CHECK_THROWS_AS(encode(1, 64, std::numeric_limits<float>::quiet_NaN()), ValueError);
+    CHECK_THROWS_AS(encode(1, 64, std::numeric_limits<float>::infinity()), ValueError);
+  }
+}
+
 TEST_CASE("importance reaches the rows it belongs to, panel by panel", "[recipe]") {
   const TemporaryFolder folder;
   write_model(folder / "in", small_model());

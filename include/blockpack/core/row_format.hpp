@@ -140,6 +140,20 @@ inline bool has_large(std::span<const float> row) noexcept {
   return (top & 0x80000000u) != 0;
 }
 inline constexpr index_t kRowsPerTask = 16;
+
+/// Importance of weights of a shape: none, a row for all rows, or the same shape; ShapeError for another one,
+/// ValueError for what is negative or not finite.
+inline void check_importance(const std::string& function, MatrixView<const float> importance, MatrixShape w) {
+  if (importance.data() == nullptr) return;
+  if (importance.cols() != w.cols || (importance.rows() != 1 && importance.rows() != w.rows))
+    throw ShapeError(function + ": importance is " + to_string(importance.shape()) + ", 1x" + std::to_string(w.cols) +
+                     " or " + to_string(w) + " needed");
+  for (index_t i = 0; i < importance.rows(); ++i)
+    for (index_t j = 0; j < importance.cols(); ++j)
+      if (!(importance(i, j) >= 0.0f && importance(i, j) <= std::numeric_limits<float>::max()))
+        throw ValueError(function + ": importance is negative or not finite at row " + std::to_string(i) + ", column " +
+                         std::to_string(j));
+}
 }  // namespace detail
 
 /// Encodes a panel of rows.
@@ -160,15 +174,7 @@ void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, 
     throw ShapeError("encode_rows: dst has " + std::to_string(dst.size()) + " sections, " +
                      std::to_string(sections.size()) + " needed");
   const MatrixView<const float>& importance = options.importance;
-  if (importance.data() != nullptr &&
-      (importance.cols() != w.cols() || (importance.rows() != 1 && importance.rows() != w.rows())))
-    throw ShapeError("encode_rows: importance is " + to_string(importance.shape()) + ", 1x" + std::to_string(w.cols()) +
-                     " or " + to_string(w.shape()) + " needed");
-  for (index_t i = 0; i < importance.rows(); ++i)
-    for (index_t j = 0; j < importance.cols(); ++j)
-      if (!(importance(i, j) >= 0.0f && importance(i, j) <= std::numeric_limits<float>::max()))
-        throw ValueError("encode_rows: importance is negative or not finite at row " + std::to_string(i) + ", column " +
-                         std::to_string(j));
+  detail::check_importance("encode_rows", importance, w.shape());
   if (options.non_finite == NonFinite::propagate && !format.can_store_nan())
     throw UnsupportedError("encode_rows: " + std::string(format.scheme()) +
                            " cannot store NaN, `propagate` is refused");

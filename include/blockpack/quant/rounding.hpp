@@ -222,6 +222,26 @@ QuantizedMatrix<F> round_with(const F& format, MatrixView<const float> w, const 
   return grids.store(MatrixView<const float>(q), encode.execution);
 }
 
+/// `how` for a part of a call: its progress goes from `begin` to `end`. `how` must outlive it.
+inline Execution part_of(const Execution& how, double begin, double end) {
+  Execution part = how;
+  if (how.progress)
+    part.progress = [&how, begin, end](double fraction) { how.report(begin + (end - begin) * fraction); };
+  return part;
+}
+
+/// start(how), then coordinate descent if `descent.sweeps` > 0, which has the last fifth of the progress.
+template <class Start>
+void start_and_descend(MatrixView<const float> w, const GramMatrix& h, const WeightGrids& grids, MatrixView<float> q,
+                       const DescentOptions& descent, const Execution& how, Start&& start) {
+  if (descent.sweeps <= 0) {
+    start(how);
+    return;
+  }
+  start(part_of(how, 0.0, 0.8));
+  descend(w, h, grids, q, descent, part_of(how, 0.8, 1.0));
+}
+
 }  // namespace detail
 
 /// Plain rounding followed by coordinate descent: `descent.sweeps` = 0 gives what the format's encoder gives.
@@ -240,8 +260,8 @@ QuantizedMatrix<F> round_gptq(const F& format, MatrixView<const float> w, const 
                               const DescentOptions& descent = {0}, const EncodeOptions& encode = {}) {
   options.static_groups = options.static_groups || options.act_order;
   return detail::round_with(format, w, encode, [&](FormatGrids<F>& grids, MatrixView<float> q) {
-    gptq(w, h, grids, q, options, encode.execution);
-    descend(w, h, grids, q, descent, encode.execution);
+    detail::start_and_descend(w, h, grids, q, descent, encode.execution,
+                              [&](const Execution& how) { gptq(w, h, grids, q, options, how); });
   });
 }
 
@@ -251,8 +271,8 @@ QuantizedMatrix<F> round_flexround(const F& format, MatrixView<const float> w, c
                                    const FlexRoundOptions& options = {}, const DescentOptions& descent = {0},
                                    const EncodeOptions& encode = {}) {
   return detail::round_with(format, w, encode, [&](FormatGrids<F>& grids, MatrixView<float> q) {
-    flexround(w, h, grids, q, options, encode.execution);
-    descend(w, h, grids, q, descent, encode.execution);
+    detail::start_and_descend(w, h, grids, q, descent, encode.execution,
+                              [&](const Execution& how) { flexround(w, h, grids, q, options, how); });
   });
 }
 
@@ -262,8 +282,8 @@ QuantizedMatrix<F> round_discquant(const F& format, MatrixView<const float> w, c
                                    const DiscQuantOptions& options = layer_form_options(),
                                    const DescentOptions& descent = {4}, const EncodeOptions& encode = {}) {
   return detail::round_with(format, w, encode, [&](FormatGrids<F>& grids, MatrixView<float> q) {
-    discquant(w, h, grids, q, options, encode.execution);
-    descend(w, h, grids, q, descent, encode.execution);
+    detail::start_and_descend(w, h, grids, q, descent, encode.execution,
+                              [&](const Execution& how) { discquant(w, h, grids, q, options, how); });
   });
 }
 

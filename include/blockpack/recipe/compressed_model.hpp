@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,7 +49,8 @@ struct TensorReport {
   Dtype source_dtype = Dtype::f32;
   std::uint64_t source_bytes = 0;
   std::uint64_t stored_bytes = 0;
-  ErrorStats error;  ///< decoded against source, for compressed tensors when measured
+  ErrorStats error;         ///< decoded against source, for compressed tensors when measured
+  index_t whole_bytes = 0;  ///< held at once where an algorithm needs the whole matrix, 0 where panels do
 };
 
 struct CompressReport {
@@ -94,6 +96,13 @@ struct CompressedTensor {
   std::uint64_t stored_bytes() const noexcept { return section_bytes(sections); }
   /// The operator over the mapping, nothing copied.
   AnyLinear open(PackPolicy policy = {}) const { return codec->open(shape, sections, policy); }
+};
+
+/// What the weights of a compressed tensor decode to.
+struct DecodedRange {
+  float least = std::numeric_limits<float>::infinity();      ///< of the finite ones
+  float greatest = -std::numeric_limits<float>::infinity();  ///< of the finite ones
+  std::uint64_t not_finite = 0;                              ///< NaN and infinities
 };
 
 /// Whether one stored tensor still has the bytes that were written.
@@ -149,6 +158,9 @@ class BLOCKPACK_API CompressedModel {
 
   /// Hashes every stored tensor and compares. ValueError for a model that holds no hashes.
   std::vector<HashCheck> verify_hashes(const Execution& how = {}) const;
+
+  /// Decodes every compressed tensor, in the order of compressed().
+  std::vector<DecodedRange> decoded_ranges(const Execution& how = {}) const;
 
   /// Error of each compressed tensor against the original model, in the order of compressed().
   /// Errors: ValueError when the original lacks a tensor or has it in another shape.
