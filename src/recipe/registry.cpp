@@ -68,7 +68,9 @@ std::shared_ptr<const Codec> Registry::codec(const Scheme& scheme) const {
     }
   };
   if (scheme.kind != Scheme::Kind::format)
-    unknown(0, "a target is no format; auto: and structured: targets stand in recipes alone, name a format such as int4-g32");
+    unknown(
+        0,
+        "a target is no format; auto: and structured: targets stand in recipes alone, name a format such as int4-g32");
   const SchemeFamily* family = nullptr;
   for (const SchemeFamily& f : families_)
     if (std::find(f.names.begin(), f.names.end(), scheme.format.text) != f.names.end()) family = &f;
