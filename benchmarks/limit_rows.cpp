@@ -72,6 +72,7 @@ void add_limit_rows(Suite& suite, const Options& options) {
     add_loop("amx_bf16", tiles_amx_bf16);
     add_loop("amx_int8", tiles_amx_int8);
   }
+  if (has_avx512_bf16()) add_loop("avx512_bf16", dots_avx512_bf16);
   if (has_avx512()) add_loop("avx512_f32", fma_avx512_f32);
   if (has_avx2() && !has_avx512()) add_loop("avx2_f32", fma_avx2_f32);
   suite.add("limit/copy/tier:llc/threads:1", "limit/read", copy_row);

@@ -75,15 +75,18 @@ bool level_allowed(blockpack::Isa isa) {
 #if defined(BENCH_X86)
 bool has_avx2() { return level_allowed(blockpack::Isa::avx2); }
 bool has_avx512() { return level_allowed(blockpack::Isa::avx512); }
+bool has_avx512_bf16() { return level_allowed(blockpack::Isa::avx512vnni) && __builtin_cpu_supports("avx512bf16"); }
 bool has_amx() { return level_allowed(blockpack::Isa::amx); }
 #else
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
+bool has_avx512_bf16() { return false; }
 bool has_amx() { return false; }
 std::uint64_t read_avx2(const void* p, std::size_t n, int s) noexcept { return read_generic(p, n, s); }
 std::uint64_t read_avx512(const void* p, std::size_t n, int s) noexcept { return read_generic(p, n, s); }
 double fma_avx2_f32(std::int64_t) noexcept { return 0; }
 double fma_avx512_f32(std::int64_t) noexcept { return 0; }
+double dots_avx512_bf16(std::int64_t) noexcept { return 0; }
 double tiles_amx_bf16(std::int64_t) noexcept { return 0; }
 double tiles_amx_int8(std::int64_t) noexcept { return 0; }
 #endif
@@ -169,6 +172,14 @@ double Limits::amx_int8(int threads) {
   if (!has_amx()) return 0;
   return remembered(2, 0, threads, [&] { return ReadRate{measure_loop(tiles_amx_int8, threads), 0}; }).bytes_per_second;
 }
+double Limits::avx512_bf16(int threads) {
+  if (!has_avx512_bf16()) return 0;
+  return remembered(4, 0, threads,
+                    [&] {
+                      return ReadRate{measure_loop(dots_avx512_bf16, threads), 0};
+                    })
+      .bytes_per_second;
+}
 double Limits::f32(int threads) {
   if (!has_avx2()) return 0;
   const auto loop = has_avx512() ? fma_avx512_f32 : fma_avx2_f32;
@@ -178,6 +189,7 @@ double Limits::f32(int threads) {
 double Limits::operations(Arithmetic arithmetic, int threads) {
   if (arithmetic == Arithmetic::bf16 && has_amx()) return amx_bf16(threads);
   if (arithmetic == Arithmetic::int8 && has_amx()) return amx_int8(threads);
+  if (arithmetic == Arithmetic::bf16) return std::max(f32(threads), avx512_bf16(threads));
   return f32(threads);
 }
 

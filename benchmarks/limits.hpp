@@ -30,9 +30,11 @@ class Limits {
   /// Operations per second of all threads together; 0 where this CPU has no such unit (or the level was forced down).
   double amx_bf16(int threads);
   double amx_int8(int threads);
-  double f32(int threads);  ///< AVX-512 or AVX2 multiply-adds
+  double avx512_bf16(int threads);  ///< dots of pairs
+  double f32(int threads);          ///< AVX-512 or AVX2 multiply-adds
 
-  /// Peak that bounds a product of that arithmetic: the best unit for it, f32 multiply-adds where there is none.
+  /// Peak that bounds a product of that arithmetic: the best unit for it, f32 multiply-adds where there is none or it
+  /// is slower than they are.
   double operations(Arithmetic arithmetic, int threads);
 
   /// Time a product cannot beat: the slower of its operations at the peak and its bytes at the read rate.
@@ -58,6 +60,7 @@ Limits& limits();
 /// Whether the process may use a level: the CPU has it, and it is not above the level forced by --isa.
 bool has_avx2();
 bool has_avx512();
+bool has_avx512_bf16();
 bool has_amx();
 
 }  // namespace bench

@@ -54,11 +54,9 @@ struct NamedFeature {
   std::string_view name;
   Isa from;  ///< the weakest level it matters to
 };
-constexpr NamedFeature kFeatureNames[] = {{kAvxVnni, "avxvnni", Isa::avx2},
-                                          {kVbmi2, "vbmi2", Isa::avx512},
-                                          {kAvx512Bf16, "avx512bf16", Isa::avx512},
-                                          {kI8mm, "i8mm", Isa::neon},
-                                          {kArmBf16, "bf16", Isa::neon}};
+constexpr NamedFeature kFeatureNames[] = {
+    {kAvxVnni, "avxvnni", Isa::avx2},         {kVbmi2, "vbmi2", Isa::avx512}, {kAvx512Bf16, "avx512bf16", Isa::avx512},
+    {kFastBf16Dots, "fastbf16", Isa::avx512}, {kI8mm, "i8mm", Isa::neon},     {kArmBf16, "bf16", Isa::neon}};
 
 std::string levels_of_this_build() {
   std::string text;
@@ -99,8 +97,8 @@ IsaRequest parse_request(std::string_view text) {
     for (const NamedFeature& f : kFeatureNames)
       if (f.name == feature) bit = f.bit;
     if (bit == 0)
-      refuse(text,
-             "there is no feature `" + std::string(feature) + "` (features: avxvnni, vbmi2, avx512bf16, i8mm, bf16)");
+      refuse(text, "there is no feature `" + std::string(feature) +
+                       "` (features: avxvnni, vbmi2, avx512bf16, fastbf16, i8mm, bf16)");
     result.off |= bit;
   }
   return result;

@@ -18,6 +18,7 @@ std::uint64_t read_avx512(const void* data, std::size_t bytes, int streams) noex
 /// `steps` rounds of multiply-adds on registers; returns the number of operations (a multiply and an add are two).
 double fma_avx2_f32(std::int64_t steps) noexcept;
 double fma_avx512_f32(std::int64_t steps) noexcept;
+double dots_avx512_bf16(std::int64_t steps) noexcept;
 double tiles_amx_bf16(std::int64_t steps) noexcept;
 double tiles_amx_int8(std::int64_t steps) noexcept;
 

@@ -127,7 +127,9 @@ bool multiplies_codes(Isa level) { return kernels::table_for(level).codes.few_f3
 index_t code_tokens(const CodeSpec& spec, Isa level, Activations mode) {
   const kernels::KernelTable& table = kernels::table_for(level);
   if (table.codes.few_f32.fn == nullptr) return 0;
-  if (mode != Activations::int8 || table.dense.block_bf16.multiply.fn != nullptr) return kCodeTokens;
+  // Tiles of bf16 beat integer dots. Dots of vectors do not: one makes 2 products a lane, one of VNNI 4.
+  const bool tiles = table.dense.block_bf16.multiply.fn != nullptr && level != Isa::avx512vnni;
+  if (mode != Activations::int8 || tiles) return kCodeTokens;
   // Sums in 16 bits beat the multiply-adds of the same registers where the values of codes are small. AVX-512 has
   // longer ones for the latter alone.
   const auto [lowest, highest] = std::minmax_element(spec.levels.begin(), spec.levels.end());
@@ -164,7 +166,8 @@ void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations 
   const bool invariant = how.execution.batch_invariant;
   const bool few = x.rows() <= engine::kFewTokens && p.k > 0;
   if (mode == Activations::bf16 && bf16_weights) {
-    // Tiles take up to 16 tokens in the time of one; only what comes from memory gains by four streams of dots.
+    // Tiles take up to 16 tokens (8, if made of dots) in about the time of one; only what comes from memory gains by
+    // four streams of dots.
     const bool tiles = kernels.block_bf16.multiply.fn != nullptr;
     const bool by_tiles = tiles && (invariant || x.rows() > 1 || engine::stay_in_l2(WeightType::bf16, p.n, p.k));
     if (few && !by_tiles && !invariant && kernels.few_f32_bf16_bf16.fn != nullptr) {

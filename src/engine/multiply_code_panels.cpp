@@ -13,6 +13,10 @@
 /// permutes or additions a product for nothing, so the window of the core is too small for runs of 80 to 160
 /// instructions at a time; calls after every product, a quarter of a step each, were slower still (1.9, 4.8 and 13 ms)
 /// for their number.
+///
+/// Kernels that run nothing beside take a panel at a time, and a block is decoded between two of them. On Zen 5 with
+/// bf16 dots: MXFP4 / q4_0 2.7 / 2.9 ms for 32 tokens, 9.4 / 9.8 ms for 128, 37 / 41 ms for 512, where dense bf16 takes
+/// 2.3, 8.9 and 35 ms.
 
 #include <algorithm>
 
@@ -158,8 +162,9 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
         b.depth = round_up(std::min(plan.depth, p.k - k0), kernels::kBf16Step);
         b.sums_panel = panel_sums;
         b.accumulate = k0 > 0;
+        const std::byte* next_x = nullptr;
         if (next < p.k) {
-          b.next_x = x.block(next) + tile0 * x.tile_bytes(next);
+          next_x = x.block(next) + tile0 * x.tile_bytes(next);
           b.next_x_bytes = tile_count * x.tile_bytes(next);
         } else if (direct) {
           b.y = p.y.f32().row_data(first + row0) + panel0 * kPanelColumns;
@@ -171,6 +176,7 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
           b.sums = sums.data() + i * panel_sums;
           b.w = blocks.current();
           b.w_panel_bytes = blocks.distance();
+          b.next_x = i + b.panels < count ? nullptr : next_x;
           if (kernel.runs_beside) b.beside = &blocks;
           kernel.multiply.fn(b);
           if (!kernel.runs_beside) blocks.run(blocks, 0, 1);

@@ -137,6 +137,23 @@ TEST_CASE("detection believes neither the CPU nor the operating system alone", "
     CHECK(detect(cpu).features == (kVbmi2 | kAvx512Bf16));
     CHECK(cpu.permission_calls == 0);
   }
+  SECTION("bf16 dots are fast on AMD, where they exist") {
+    // The letters of the vendor lie in ebx, edx, ecx.
+    const CpuidRegisters amd = {0x10, 0x68747541, 0x444d4163, 0x69746e65};
+    const CpuidRegisters intel = {0x16, 0x756e6547, 0x6c65746e, 0x49656e69};
+    MadeUpCpu cpu = x86(kLeaf1, {0, kAvx512, kVbmi | kVbmi2Bit | kVnni, 0}, kBf16, kZmmState);
+    cpu.leaves[{0, 0}] = amd;
+    CHECK(detect(cpu).levels == IsaSet{Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512vnni});
+    CHECK(detect(cpu).features == (kVbmi2 | kAvx512Bf16 | kFastBf16Dots));
+    cpu.leaves[{0, 0}] = intel;
+    CHECK(detect(cpu).features == (kVbmi2 | kAvx512Bf16));
+    MadeUpCpu without = x86(kLeaf1, {0, kAvx512, kVnni, 0}, 0, kZmmState);
+    without.leaves[{0, 0}] = amd;
+    CHECK(detect(without).features == 0);
+    MadeUpCpu no_state = x86(kLeaf1, {0, kAvx512, kVnni, 0}, kBf16, kYmmState);
+    no_state.leaves[{0, 0}] = amd;
+    CHECK(detect(no_state).features == 0);
+  }
   SECTION("Sapphire Rapids") {
     const MadeUpCpu cpu = sapphire_rapids();
     CHECK(detect(cpu).levels == IsaSet{Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::amx});
@@ -211,6 +228,7 @@ TEST_CASE("BLOCKPACK_ISA names a level and the features to leave out", "[core]")
   CHECK(parse_request("scalar-vbmi2").off == kVbmi2);
   CHECK(parse_request("scalar-avx512bf16-avxvnni").off == (kAvx512Bf16 | kAvxVnni));
   CHECK(parse_request("scalar-i8mm-bf16").off == (kI8mm | kArmBf16));
+  CHECK(parse_request("scalar-fastbf16").off == kFastBf16Dots);
   for (const Isa isa : compiled_isas()) {
     if (runs_here(isa)) CHECK(parse_request(to_string(isa)).level == isa);
     // Without a request the strongest level is taken.

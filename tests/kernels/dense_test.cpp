@@ -10,6 +10,7 @@
 #include "blockpack/core/engine.hpp"
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/reference.hpp"
+#include "dispatch.hpp"
 #include "kernels/table.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -348,6 +349,92 @@ TEST_CASE("batch invariance: a row has the same bits alone and in every batch", 
     CAPTURE(to_string(isa), static_cast<int>(way), static_cast<int>(type), to_string(mode), m);
     const std::vector<std::uint32_t> all = bits_of(whole);
     REQUIRE(bits_of(y) == std::vector<std::uint32_t>(all.begin(), all.begin() + m * n));
+  }
+}
+
+TEST_CASE("blocks of bf16: the bits of a sum depend on neither the tiles, nor the panels, nor the cuts of K",
+          "[kernels][dense]") {
+  constexpr index_t kDepth = 19 * kernels::kBf16Step, kPanels = 3, kColumns = kPanels * kernels::kPanelColumns;
+  GuardedArray<std::uint16_t> w(static_cast<std::size_t>(kPanels * kDepth * kernels::kPanelColumns));
+  Random random(7);
+  for (auto& v : w) v = bf16(random.normal()).bits;
+  const auto weight = [&](index_t n, index_t k) {
+    const index_t place = k / 32 * 1024 + n % 32 / 16 * 512 + k % 32 / 2 * 32 + n % 16 * 2 + k % 2;
+    return static_cast<double>(
+        static_cast<float>(bf16::from_bits(w[static_cast<std::size_t>(n / 32 * kDepth * 32 + place)])));
+  };
+  const Isa isa = GENERATE(from_range(levels_here()));
+  for (const kernels::Features features : kernels::feature_sets(isa)) {
+    const kernels::BlockKernel kernel = kernels::make_table(isa, features).dense.block_bf16;
+    if (kernel.multiply.fn == nullptr) continue;
+    const index_t most = 3 * kernel.max_tile_rows - 1;
+    std::vector<std::uint16_t> x(static_cast<std::size_t>(most * kDepth));
+    for (auto& v : x) v = bf16(random.normal()).bits;
+    // Tokens [first, first + tokens) in tiles of so many rows.
+    const auto product = [&](index_t first, index_t tokens, index_t tile_rows, const std::vector<index_t>& cuts,
+                             bool hints) {
+      const index_t tiles = (tokens + tile_rows - 1) / tile_rows, rows = tiles * tile_rows;
+      std::vector<float> sums(static_cast<std::size_t>(rows * kColumns), 3.0f);
+      index_t k0 = 0;
+      for (const index_t depth : cuts) {
+        GuardedArray<std::uint16_t> packed(static_cast<std::size_t>(rows * depth));
+        for (auto& v : packed) v = 0;
+        for (index_t m = 0; m < tokens; ++m)
+          for (index_t k = 0; k < depth; ++k)
+            packed[static_cast<std::size_t>(m / tile_rows * tile_rows * depth + k / 32 * tile_rows * 32 +
+                                            m % tile_rows * 32 + k % 32)] =
+                x[static_cast<std::size_t>((first + m) * kDepth + k0 + k)];
+        kernels::BlockProduct b{};
+        b.x = packed.data();
+        b.x_tile_bytes = tile_rows * depth * 2;
+        b.tiles = tiles;
+        b.tile_rows = tile_rows;
+        b.rows = tokens;
+        b.w = w.data() + k0 * kernels::kPanelColumns;
+        b.w_panel_bytes = kDepth * kernels::kPanelColumns * 2;
+        b.panels = kPanels;
+        b.depth = depth;
+        b.sums = sums.data();
+        b.sums_panel = rows * kernels::kPanelColumns;
+        b.accumulate = k0 > 0;
+        if (hints) {
+          b.next_w = w.data();
+          b.next_x = packed.data();
+          b.next_x_bytes = rows * depth * 2;
+        }
+        kernel.multiply.fn(b);
+        k0 += depth;
+      }
+      std::vector<float> y(static_cast<std::size_t>(tokens * kColumns));
+      for (index_t m = 0; m < tokens; ++m)
+        for (index_t n = 0; n < kColumns; ++n)
+          y[static_cast<std::size_t>(m * kColumns + n)] =
+              sums[static_cast<std::size_t>(n / 32 * rows * 32 + m * 32 + n % 32)];
+      return y;
+    };
+    CAPTURE(to_string(isa), kernels::feature_names(features), kernel.multiply.isa);
+    const std::vector<float> all = product(0, most, kernel.max_tile_rows, {kDepth}, false);
+    for (index_t m = 0; m < most; m += most - 1)
+      for (index_t n = 0; n < kColumns; ++n) {
+        double exact = 0, magnitude = 0;
+        for (index_t k = 0; k < kDepth; ++k) {
+          const double value =
+              static_cast<float>(bf16::from_bits(x[static_cast<std::size_t>(m * kDepth + k)])) * weight(n, k);
+          exact += value;
+          magnitude += std::fabs(value);
+        }
+        REQUIRE(std::fabs(all[static_cast<std::size_t>(m * kColumns + n)] - exact) <=
+                (gamma_bound(kDepth) + std::ldexp(1.0, -16)) * magnitude);
+      }
+    for (index_t tile_rows = 1; tile_rows <= kernel.max_tile_rows; ++tile_rows)
+      for (const index_t tokens : {tile_rows, 2 * tile_rows - 1, 3 * tile_rows - 1})
+        for (const std::vector<index_t>& cuts : {std::vector<index_t>{kDepth}, {512, 96}, {256, 320, 32}})
+          for (const bool hints : {false, true}) {
+            const index_t first = most - tokens;
+            CAPTURE(tile_rows, tokens, cuts.size(), hints);
+            REQUIRE(std::memcmp(product(first, tokens, tile_rows, cuts, hints).data(), all.data() + first * kColumns,
+                                static_cast<std::size_t>(tokens * kColumns) * sizeof(float)) == 0);
+          }
   }
 }
 

@@ -117,8 +117,8 @@ struct Finish {
 };
 
 struct DenseKernels {
-  // Products of packed weights. A slot without a function: the level has no such instruction, and the engine rounds x
-  // and takes the f32 path.
+  // Products of packed weights. A slot without a function: the level has no such instruction, or one slower than f32
+  // multiply-adds, and the engine rounds x and takes the f32 path.
   BlockKernel block_f32;   ///< f32 weights, f32 x
   BlockKernel block_bf16;  ///< bf16 weights, bf16 x
   Slot<void (*)(const FewProduct& p) noexcept> few_f32_f32_f32;
