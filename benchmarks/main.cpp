@@ -107,6 +107,7 @@ int run(int argc, char** argv) {
 
   bench::Contestants contestants;
   bench::add_blockpack(contestants);
+  bench::add_structured(contestants);
   bench::add_headers(contestants);
 #if defined(BENCH_WITH_ONEDNN)
   bench::add_onednn(contestants);

@@ -13,6 +13,7 @@
 
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/scalar.hpp"
+#include "factors.hpp"
 #include "large_buffer.hpp"
 #include "limits.hpp"
 #include "stopwatch.hpp"
@@ -32,7 +33,8 @@ struct Case {
 };
 
 /// Largest relative Frobenius error against the product with the decoded weights. bf16: two operands rounded by up to
-/// 2^-9 each; int8: activations in steps of absmax/127, and the absmax is an outlier's.
+/// 2^-9 each, or x and the values between two stages; int8: activations in steps of absmax/127, and the absmax is an
+/// outlier's.
 double tolerance(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::f32 ? 1e-5 : arithmetic == Arithmetic::bf16 ? 6e-3 : 0.15;
 }
@@ -60,10 +62,26 @@ const LargeBuffer<float>& weights_of(index_t n, index_t k, std::uint64_t seed) {
   return kept;
 }
 
+/// Factors of one scheme and shape and their product; the newest are kept.
+const StructuredWeights& structured_weights_of(const Case& c, std::uint64_t seed) {
+  static std::unique_ptr<StructuredWeights> kept;
+  static std::string name;
+  const std::string wanted = c.scheme + "/" + std::to_string(c.n) + "/" + std::to_string(c.k);
+  if (name != wanted) {
+    kept.reset();
+    kept = std::make_unique<StructuredWeights>(c.scheme, c.n, c.k, seed);
+    name = wanted;
+  }
+  return *kept;
+}
+
 /// Everything the rows of one group share. One group lives at a time.
 class Group {
  public:
-  Group(const Case& c, std::uint64_t seed) : case_(c), w_(weights_of(c.n, c.k, seed)) {
+  Group(const Case& c, std::uint64_t seed)
+      : case_(c),
+        factors_(structured(c.scheme) ? &structured_weights_of(c, seed) : nullptr),
+        w_(factors_ != nullptr ? factors_->product() : weights_of(c.n, c.k, seed)) {
     x_ = LargeBuffer<float>(c.m * c.k);
     // Activations have outlier channels too: the same look, wider.
     blockpack::fill_weights(blockpack::MatrixView<float>(x_.data(), c.m, c.k), seed + 1, 0, {1.0f});
@@ -89,7 +107,11 @@ class Group {
   Contestant& get(const Implementation& implementation, int threads) {
     Contestant& c = contestants_[implementation.name];
     if (c.copies.empty()) {
-      const Request request{case_.scheme, {w_.data(), case_.n, case_.k}, case_.m, case_.bf16_x};
+      const Request request{case_.scheme,
+                            {w_.data(), case_.n, case_.k},
+                            case_.m,
+                            case_.bf16_x,
+                            factors_ != nullptr ? &factors_->factors() : nullptr};
       c.copies.push_back(implementation.prepare(request));
       const double bytes = c.copies[0]->weight_bytes();
       const auto count =
@@ -146,6 +168,7 @@ class Group {
   }
 
   Case case_;
+  const StructuredWeights* factors_;
   const LargeBuffer<float>& w_;
   LargeBuffer<float> x_;
   LargeBuffer<std::uint16_t> x16_;
@@ -178,7 +201,8 @@ void matmul_row(benchmark::State& state, const std::string& group_name, const Ca
     const double operations = 2 * m * n * k;
     const double bytes = product.weight_bytes() + m * k * (c.bf16_x ? 2 : 4) + m * n * 4;
     const double footprint = static_cast<double>(contestant.copies.size()) * product.weight_bytes();
-    const double limit = limits().seconds(operations, product.arithmetic(), bytes, footprint, threads);
+    const double taken = product.multiplies() > 0 ? 2 * m * product.multiplies() : operations;
+    const double limit = limits().seconds(taken, product.arithmetic(), bytes, footprint, threads);
 
     // Warm: every copy three times where they fit the last-level cache, for one pass need not displace what was there.
     const std::size_t warm = c.footprint >= kDramFootprint ? 2 : 3 * contestant.copies.size();
@@ -199,43 +223,80 @@ void matmul_row(benchmark::State& state, const std::string& group_name, const Ca
 
 }  // namespace
 
-void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options& options) {
-  struct Shape {
-    index_t n, k;
-  };
-  struct Tier {
-    const char* suffix;
-    double footprint;
-  };
-  const Tier last_level{"/tier:llc", kLastLevelFootprint}, dram{"/tier:dram", kDramFootprint}, warm{"", 0};
+namespace {
 
+struct Shape {
+  index_t n, k;
+};
+struct Tier {
+  const char* suffix;
+  double footprint;
+};
+
+/// Memory the weights of a case lie in, so many bytes a copy: by the number of tokens and their size.
+std::vector<Tier> tiers_of(index_t m, double bytes, double smallest_in_dram) {
+  if (m > 32) return {{"", 0}};
+  std::vector<Tier> tiers;
+  if (bytes <= kLastLevelLargest) tiers.push_back({"/tier:llc", kLastLevelFootprint});
+  if (bytes > kLastLevelLargest || (m == 1 && bytes > smallest_in_dram))
+    tiers.push_back({"/tier:dram", kDramFootprint});
+  return tiers;
+}
+
+/// A row for every implementation that serves the case, on 1 … max_threads.
+void add_rows(Suite& suite, const Contestants& contestants, const Options& options, Case c, const Tier& tier) {
+  c.footprint = tier.footprint;
+  const std::string place = "/M:" + std::to_string(c.m) + "/N:" + std::to_string(c.n) + "/K:" + std::to_string(c.k);
+  const std::string head = std::string("matmul/") + (c.bf16_x ? "bf16-x/" : "") + c.scheme;
+  const std::string group = head + place + tier.suffix;
+  for (const Implementation& implementation : contestants.implementations) {
+    if (!implementation.serves(c.scheme, c.m, c.n, c.k, c.bf16_x)) continue;
+    for (int threads = 1; threads <= options.max_threads; ++threads)
+      suite.add(head + "/" + implementation.name + place + "/threads:" + std::to_string(threads) + tier.suffix, group,
+                [=, seed = options.seed](benchmark::State& state) {
+                  matmul_row(state, group, c, implementation, threads, seed);
+                });
+  }
+}
+
+/// Structured layers of real models, each family at about the same number of parameters.
+struct StructuredCase {
+  Shape shape;
+  std::vector<const char*> schemes;
+};
+const std::vector<StructuredCase>& structured_cases() {
+  static const std::vector<const char*> wide = {"lowrank-r1488-bf16", "monarch-b16-r1536-bf16", "blast-b16-r1488-bf16"};
+  static const std::vector<const char*> narrow = {"lowrank-r192-bf16", "monarch-b4-r192-bf16", "blast-b6-r192-bf16"};
+  static const std::vector<const char*> up = {"lowrank-r768-bf16", "monarch-b16-r768-bf16", "blast-b16-r768-bf16"};
+  static const std::vector<StructuredCase> all = {
+      {{4096, 4096}, {"lowrank-r1024-bf16", "monarch-b16-r1024-bf16", "blast-b16-r1024-bf16", "blockdiag-b16-bf16"}},
+      {{11008, 4096}, wide},
+      {{4096, 11008}, wide},
+      {{2048, 2048}, {"lowrank-r256-bf16", "monarch-b16-r256-bf16", "blast-b16-r256-bf16"}},
+      {{8192, 2048}, up},
+      {{2048, 8192}, up},
+      {{3072, 768}, narrow},
+      {{768, 3072}, narrow}};
+  return all;
+}
+
+}  // namespace
+
+void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options& options) {
   for (const Shape shape : {Shape{4096, 4096}, {11008, 4096}, {4096, 11008}, {768, 768}, {3072, 768}, {768, 3072}})
     for (const index_t m : {1, 8, 32, 128, 512})
       for (const std::string& scheme : contestants.schemes)
         for (const bool bf16_x : {false, true}) {
           if (bf16_x && scheme != "bf16") continue;
           const double bytes = (scheme == "f32" ? 4.0 : 2.0) * static_cast<double>(shape.n * shape.k);
-          std::vector<Tier> tiers;
-          if (m > 32) tiers.push_back(warm);
-          if (m <= 32 && bytes <= kLastLevelLargest) tiers.push_back(last_level);
-          if (m <= 32 && (bytes > kLastLevelLargest || (m == 1 && bytes > 30e6))) tiers.push_back(dram);
-          for (const Tier& tier : tiers) {
-            const Case c{scheme, m, shape.n, shape.k, bf16_x, tier.footprint};
-            const std::string place =
-                "/M:" + std::to_string(m) + "/N:" + std::to_string(shape.n) + "/K:" + std::to_string(shape.k);
-            const std::string head = std::string("matmul/") + (bf16_x ? "bf16-x/" : "") + scheme;
-            const std::string group = head + place + tier.suffix;
-            for (const Implementation& implementation : contestants.implementations) {
-              if (!implementation.serves(scheme, m, shape.n, shape.k, bf16_x)) continue;
-              for (int threads = 1; threads <= options.max_threads; ++threads)
-                suite.add(
-                    head + "/" + implementation.name + place + "/threads:" + std::to_string(threads) + tier.suffix,
-                    group, [=, seed = options.seed](benchmark::State& state) {
-                      matmul_row(state, group, c, implementation, threads, seed);
-                    });
-            }
-          }
+          for (const Tier& tier : tiers_of(m, bytes, 30e6))
+            add_rows(suite, contestants, options, {scheme, m, shape.n, shape.k, bf16_x}, tier);
         }
+  for (const StructuredCase& c : structured_cases())
+    for (const index_t m : {1, 8, 128, 512, 1024})
+      for (const char* scheme : c.schemes)
+        for (const Tier& tier : tiers_of(m, static_cast<double>(c.shape.n * c.shape.k), 15e6))
+          add_rows(suite, contestants, options, {scheme, m, c.shape.n, c.shape.k}, tier);
 }
 
 }  // namespace bench

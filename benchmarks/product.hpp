@@ -28,6 +28,19 @@ struct Weights {
   index_t k = 0;
 };
 
+/// The parts of a structured matrix: low rank, Monarch, BLAST, block-diagonal. Every value is exact in bf16, the
+/// layouts are those of the operators' headers, and the weights beside it are the product of the parts. Outlives every
+/// product made of it.
+struct Factors {
+  enum class Kind : std::uint8_t { low_rank, monarch, blast, block_diagonal };
+  Kind kind = Kind::low_rank;
+  index_t blocks = 1;  ///< of the input, and as many of the output
+  index_t rank = 0;    ///< of the whole, of Monarch that of one block
+  const float* left = nullptr;
+  const float* right = nullptr;
+  const float* coupling = nullptr;
+};
+
 /// x [m, k], contiguous: float32, or bf16 bit patterns in the rows of `matmul/bf16-x`.
 struct Tokens {
   index_t m = 0;
@@ -48,6 +61,9 @@ class Product {
   /// Bytes of weights that one call has to read.
   virtual double weight_bytes() const = 0;
 
+  /// Multiply-adds a token takes, where the matrix is given in parts; 0: N · K.
+  virtual double multiplies() const { return 0; }
+
   /// The row of the dense matrix that the prepared weights stand for.
   virtual void decode_row(index_t row, float* dst) const = 0;
 
@@ -62,8 +78,16 @@ struct Request {
   std::string scheme;  ///< of the weights: f32, bf16, int8-row, mxfp4 …
   Weights weights;
   index_t m = 0;
-  bool bf16_x = false;  ///< x comes as bf16
+  bool bf16_x = false;               ///< x comes as bf16
+  const Factors* factors = nullptr;  ///< of a structured scheme
 };
+
+/// Whether a scheme names a structured form: its products get factors.
+inline bool structured(const std::string& scheme) {
+  for (const char* family : {"lowrank-", "monarch-", "blast-", "blockdiag-"})
+    if (scheme.rfind(family, 0) == 0) return true;
+  return false;
+}
 
 struct Implementation {
   std::string name;
@@ -93,6 +117,7 @@ struct Contestants {
 };
 
 void add_blockpack(Contestants& all);
+void add_structured(Contestants& all);
 void add_headers(Contestants& all);
 void add_onednn(Contestants& all);
 void add_openblas(Contestants& all);

@@ -20,13 +20,13 @@ std::vector<std::string>& measured_schemes() {
 void add_blockpack(Contestants& all) {
   all.schemes = {"f32", "bf16"};
   all.schemes.insert(all.schemes.end(), measured_schemes().begin(), measured_schemes().end());
-  all.implementations.push_back({"blockpack", [](const std::string&, index_t, index_t, index_t, bool) { return true; },
-                                 [](const Request& r) {
-                                   return r.scheme == "f32" ? make_row_product<blockpack::DenseFormat<float>>(r)
-                                          : r.scheme == "bf16"
-                                              ? make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r)
-                                              : make_coded_product(r);
-                                 }});
+  all.implementations.push_back(
+      {"blockpack", [](const std::string& s, index_t, index_t, index_t, bool) { return !structured(s); },
+       [](const Request& r) {
+         return r.scheme == "f32"    ? make_row_product<blockpack::DenseFormat<float>>(r)
+                : r.scheme == "bf16" ? make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r)
+                                     : make_coded_product(r);
+       }});
   // One int8 scale a token on both sides, as oneDNN's rows have it.
   all.implementations.push_back(
       {"int8_token",
@@ -38,7 +38,7 @@ void add_blockpack(Contestants& all) {
   all.implementations.push_back(
       {"dense",
        [](const std::string& scheme, index_t m, index_t n, index_t k, bool) {
-         return scheme != "f32" && scheme != "bf16" && m >= 32 && n == 4096 && k == 4096;
+         return structured(scheme) || (scheme != "f32" && scheme != "bf16" && m >= 32 && n == 4096 && k == 4096);
        },
        [](const Request& r) { return make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r); }});
 }

@@ -231,6 +231,101 @@ class OnednnProduct final : public Product {
   std::map<int, Prepared> prepared_;
 };
 
+/// A structured matrix as oneDNN has it: low rank two products, Monarch two batched products with a permutation
+/// between. x is reordered to bf16 (for Monarch into blocks), the values between the products are bf16.
+class OnednnParts final : public Product {
+ public:
+  explicit OnednnParts(const Request& r) : request_(r), f_(*r.factors) {}
+
+  void run(const Tokens& x, float* y, int threads) override {
+    if (omp_get_max_threads() != threads) omp_set_num_threads(threads);
+    Prepared& p = prepared(threads);
+    p.x_f32.set_data_handle(const_cast<float*>(x.f32));
+    p.y.set_data_handle(y);
+    for (const Step& step : p.steps) step.primitive.execute(stream(), step.arguments);
+    stream().wait();
+  }
+
+  std::unique_ptr<Product> copy() const override { return std::make_unique<OnednnParts>(request_); }
+  double multiplies() const override {
+    const auto n = static_cast<double>(request_.weights.n), k = static_cast<double>(request_.weights.k);
+    return static_cast<double>(f_.blocks * f_.rank) * (n + k);
+  }
+  double weight_bytes() const override { return 2 * multiplies(); }
+  void decode_row(index_t row, float* dst) const override {
+    std::copy_n(request_.weights.data + row * request_.weights.k, request_.weights.k, dst);
+  }
+  Arithmetic arithmetic() const override { return Arithmetic::bf16; }
+
+ private:
+  struct Step {
+    dnnl::primitive primitive;
+    std::unordered_map<int, memory> arguments;
+  };
+  struct Prepared {
+    std::vector<LargeBuffer<char>> storage;
+    memory x_f32, y;
+    std::vector<Step> steps;
+  };
+  using Dims = memory::dims;
+
+  static memory allocated(Prepared& p, const memory::desc& desc) {
+    p.storage.emplace_back(static_cast<index_t>(desc.get_size()));
+    return {desc, engine(), p.storage.back().data()};
+  }
+  static void reorder(Prepared& p, const memory& from, const memory& to) {
+    p.steps.push_back({dnnl::reorder(from, to), {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}}});
+  }
+  /// dst = x · wᵀ, a batch of them; `w` holds [batch, n, k].
+  static void multiply(Prepared& p, const memory& x, const float* w, Dims shape, const memory& dst) {
+    const memory::desc any(shape, Type::bf16, Tag::any);
+#if DNNL_VERSION_MAJOR >= 3
+    const dnnl::matmul::primitive_desc plan(engine(), x.get_desc(), any, dst.get_desc());
+#else
+    const dnnl::matmul::primitive_desc plan(dnnl::matmul::desc(x.get_desc(), any, dst.get_desc()), engine());
+#endif
+    memory packed = allocated(p, plan.weights_desc());
+    memory plain({shape, Type::f32, shape.size() == 2 ? Tag::ba : Tag::acb}, engine(), const_cast<float*>(w));
+    dnnl::reorder(plain, packed).execute(stream(), plain, packed);
+    stream().wait();
+    p.steps.push_back({dnnl::matmul(plan), {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, dst}}});
+  }
+
+  Prepared& prepared(int threads) {
+    const auto found = prepared_.find(threads);
+    if (found != prepared_.end()) return found->second;
+    Prepared& p = prepared_[threads];
+    const index_t m = request_.m, n = request_.weights.n, k = request_.weights.k, b = f_.blocks, r = f_.rank;
+    p.y = memory({{m, n}, Type::f32, Tag::ab}, engine(), nullptr);
+    p.x_f32 = memory({{m, k}, Type::f32, Tag::ab}, engine(), nullptr);
+    if (f_.kind == Factors::Kind::low_rank) {
+      const memory x = allocated(p, {{m, k}, Type::bf16, Tag::ab}), v = allocated(p, {{m, r}, Type::bf16, Tag::ab});
+      reorder(p, p.x_f32, x);
+      multiply(p, x, f_.right, {k, r}, v);
+      multiply(p, v, f_.left, {r, n}, p.y);
+      return p;
+    }
+    // x as [block, token, feature], v [in block, token, out block, rank], z [out block, token, in block, rank].
+    const index_t in = k / b, out = n / b;
+    const memory x = allocated(p, {{b, m, in}, Type::bf16, Tag::abc});
+    const memory v = allocated(p, {{b, m, b * r}, Type::bf16, Tag::abc});
+    const memory z = allocated(p, {{b, m, b * r}, Type::bf16, Tag::abc});
+    p.x_f32 = memory({{b, m, in}, Type::f32, Dims{in, k, 1}}, engine(), nullptr);
+    reorder(p, p.x_f32, x);
+    multiply(p, x, f_.right, {b, in, b * r}, v);
+    const memory from({{b, m, b, r}, Type::bf16, Dims{r, b * r, m * b * r, 1}}, engine(), v.get_data_handle());
+    const memory to({{b, m, b, r}, Type::bf16, Tag::abcd}, engine(), z.get_data_handle());
+    reorder(p, from, to);
+    p.y = memory({{b, m, out}, Type::f32, Dims{out, n, 1}}, engine(), nullptr);
+    multiply(p, z, f_.left, {b, b * r, out}, p.y);
+    return p;
+  }
+
+  Request request_;
+  const Factors& f_;
+  std::map<int, Prepared> prepared_;
+};
+
 }  // namespace
 
 void add_onednn(Contestants& all) {
@@ -238,14 +333,21 @@ void add_onednn(Contestants& all) {
   const std::string name = v->major >= 3 ? "onednn" + std::to_string(v->major) : "onednn";
   all.implementations.push_back({name,
                                  [](const std::string& scheme, index_t, index_t, index_t, bool bf16_x) {
-                                   return scheme == "bf16" || (!bf16_x && (scheme == "f32" || scheme == "int8-row"));
+                                   return scheme == "bf16" || structured(scheme) ||
+                                          (!bf16_x && (scheme == "f32" || scheme == "int8-row"));
                                  },
                                  [](const Request& r) -> std::unique_ptr<Product> {
-                                   const Arithmetic arithmetic = r.scheme == "f32"    ? Arithmetic::f32
-                                                                 : r.scheme == "bf16" ? Arithmetic::bf16
-                                                                                      : Arithmetic::int8;
+                                   const Arithmetic arithmetic = r.scheme == "f32"        ? Arithmetic::f32
+                                                                 : r.scheme == "int8-row" ? Arithmetic::int8
+                                                                                          : Arithmetic::bf16;
                                    return std::make_unique<OnednnProduct>(r, arithmetic);
                                  }});
+  all.implementations.push_back(
+      {name + "-parts",
+       [](const std::string& scheme, index_t, index_t, index_t, bool) {
+         return scheme.rfind("lowrank-", 0) == 0 || scheme.rfind("monarch-", 0) == 0;
+       },
+       [](const Request& r) -> std::unique_ptr<Product> { return std::make_unique<OnednnParts>(r); }});
   all.peers.push_back(
       {name, std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch)});
 }

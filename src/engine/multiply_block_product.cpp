@@ -130,32 +130,51 @@ void multiply(const Blocks& b, const TileRows& x, index_t tile0, index_t rows, i
   }
 }
 
-/// The sums of `panels` panels, rounded, as k [k0, k0 + 32 · panels) of the next stage.
-void store_values(const Blocks& b, const float* sums, index_t rows, index_t panels, const TileRows& z, index_t tile0,
-                  index_t tiles, index_t k0) {
+/// Columns [col, col + count) of the sums of some panels, rounded, as k [k0, k0 + count) of the next stage.
+void store_values(const Blocks& b, const float* sums, index_t col, index_t count, index_t rows, const TileRows& z,
+                  index_t tile0, index_t tiles, index_t k0) {
   const index_t tile_floats = b.tile_rows * kPanelColumns;
-  for (index_t i = 0; i < panels; ++i) {
-    const index_t k = k0 + i * kPanelColumns;
+  while (count > 0) {
+    const index_t skip = col % kPanelColumns, place = k0 % kBf16Step;
+    const index_t n = std::min({count, kPanelColumns - skip, kBf16Step - place});
     for (index_t t = 0; t < tiles; ++t) {
-      const float* src = sums + (i * tiles + t) * tile_floats;
+      const float* src = sums + (col / kPanelColumns * tiles + t) * tile_floats;
       const index_t real = std::clamp<index_t>(rows - t * b.tile_rows, 0, b.tile_rows);
       if (b.p.path == Path::bf16) {
-        auto* dst = reinterpret_cast<std::uint16_t*>(z.at(tile0 + t, k));
-        b.p.kernels.pack_bf16_f32.fn(src, real * kPanelColumns, dst, kBf16Step);
+        auto* dst = reinterpret_cast<std::uint16_t*>(z.at(tile0 + t, k0 - place));
+        if (n == kBf16Step) {
+          b.p.kernels.pack_bf16_f32.fn(src, real * kPanelColumns, dst, kBf16Step);
+        } else {
+          std::uint16_t row[kBf16Step];
+          for (index_t r = 0; r < real; ++r) {
+            b.p.kernels.pack_bf16_f32.fn(src + r * kPanelColumns + skip, n, row, kBf16Step);
+            std::memcpy(dst + r * kBf16Step + place, row, static_cast<std::size_t>(n) * 2);
+          }
+        }
         std::memset(dst + real * kBf16Step, 0, static_cast<std::size_t>((b.tile_rows - real) * kBf16Step) * 2);
         continue;
       }
-      float* dst = reinterpret_cast<float*>(z.at(tile0 + t, k)) + k % kF32Depth;
+      float* dst = reinterpret_cast<float*>(z.at(tile0 + t, k0)) + k0 % kF32Depth;
       for (index_t r = 0; r < b.tile_rows; ++r, dst += kF32XStride) {
         if (r >= real) {
-          std::memset(dst, 0, kPanelColumns * sizeof(float));
+          std::memset(dst, 0, static_cast<std::size_t>(n) * sizeof(float));
           continue;
         }
-        std::memcpy(dst, src + r * kPanelColumns, kPanelColumns * sizeof(float));
-        if (b.p.rounding == Activations::bf16) b.p.kernels.round_bf16.fn(dst, kPanelColumns);
+        std::memcpy(dst, src + r * kPanelColumns + skip, static_cast<std::size_t>(n) * sizeof(float));
+        if (b.p.rounding == Activations::bf16) b.p.kernels.round_bf16.fn(dst, n);
       }
     }
+    col += n;
+    k0 += n;
+    count -= n;
   }
+}
+
+/// Zeros behind the last of k values, up to a whole step: bf16 kernels read them.
+void pad_values(const Blocks& b, const TileRows& z, index_t k) {
+  if (b.p.path != Path::bf16 || k == z.depth) return;
+  for (index_t t = 0; t < z.tiles; ++t)
+    std::memset(z.at(t, z.depth - kBf16Step), 0, static_cast<std::size_t>(b.tile_rows * kBf16Step) * 2);
 }
 
 /// Output block k of a slice from its values z (tile `z_tile0` is the slice's first) and from the tiles of x.
@@ -216,29 +235,53 @@ AlignedBuffer<float> widening_memory(const Blocks& b) {
   return AlignedBuffer<float>::uninitialized(widen ? kGroupPanels * kF32Depth * kPanelColumns : 0);
 }
 
-/// Runs: a slice of tokens and an output block are a task.
+/// Runs: a slice of tokens and a group of output blocks are a task.
 void multiply_runs(const Blocks& b, const std::vector<TileRows>& x, index_t first, index_t tokens) {
-  const index_t outputs = static_cast<index_t>(b.w.outputs().size());
-  for_each_task(b.p, ceil_div(b.tiles, b.slice_tiles) * outputs, [&](index_t task) {
-    const index_t k = task % outputs;
-    const Slice s = slice_at(b, tokens, task / outputs);
-    const PackedBlocks::Output& o = b.w.outputs()[static_cast<std::size_t>(k)];
-    TileRows z = b.rows_of(o.left.shape().cols, s.tiles);
-    auto values = AlignedBuffer<std::byte>::uninitialized(z.bytes());
-    z.data = values.data();
+  const auto groups = static_cast<index_t>(b.w.groups().size());
+  for_each_task(b.p, ceil_div(b.tiles, b.slice_tiles) * groups, [&](index_t task) {
+    const PackedBlocks::Group& group = b.w.groups()[static_cast<std::size_t>(task % groups)];
+    const Slice s = slice_at(b, tokens, task / groups);
+    std::vector<TileRows> z;
+    index_t bytes = 0;
+    for (index_t i = 0; i < group.count; ++i) {
+      z.push_back(b.rows_of(b.w.outputs()[static_cast<std::size_t>(group.first + i)].left.shape().cols, s.tiles));
+      bytes += z.back().bytes();
+    }
+    auto values = AlignedBuffer<std::byte>::uninitialized(bytes);
+    std::byte* at = values.data();
+    for (index_t i = 0; i < group.count; ++i) {
+      TileRows& rows = z[static_cast<std::size_t>(i)];
+      rows.data = at;
+      at += rows.bytes();
+      pad_values(b, rows, b.w.outputs()[static_cast<std::size_t>(group.first + i)].left.shape().cols);
+    }
     auto sums = AlignedBuffer<float>::uninitialized(kGroupPanels * s.tiles * b.tile_rows * kPanelColumns);
     const AlignedBuffer<float> widened = widening_memory(b);
     auto* wide = const_cast<float*>(widened.data());
-    for (const PackedBlocks::Run& run : o.runs) {
-      const PackedWeights& right = b.w.right()[static_cast<std::size_t>(run.in_block)];
-      for (index_t at = 0; at < run.count; at += kGroupPanels * kPanelColumns) {
-        const index_t panels = std::min(kGroupPanels, (run.count - at) / kPanelColumns);
-        multiply(b, x[static_cast<std::size_t>(run.in_block)], s.tile0, s.rows, s.tiles, right,
-                 in_width(b.w, run.in_block), (run.first + at) / kPanelColumns, panels, sums.data(), false, wide);
-        store_values(b, sums.data(), s.rows, panels, z, 0, s.tiles, run.offset + at);
+    const auto end_panel = [](const PackedBlocks::Run& run) { return ceil_div(run.first + run.count, kPanelColumns); };
+    for (auto run = group.runs.begin(); run != group.runs.end();) {
+      // The runs of one input block whose panels follow each other.
+      const index_t l = run->run.in_block;
+      auto last = run;
+      index_t panel = run->run.first / kPanelColumns, end = end_panel(run->run);
+      while (++last != group.runs.end() && last->run.in_block == l && last->run.first / kPanelColumns <= end)
+        end = end_panel(last->run);
+      for (; panel < end; panel += kGroupPanels) {
+        const index_t panels = std::min(kGroupPanels, end - panel);
+        multiply(b, x[static_cast<std::size_t>(l)], s.tile0, s.rows, s.tiles, b.w.right()[static_cast<std::size_t>(l)],
+                 in_width(b.w, l), panel, panels, sums.data(), false, wide);
+        for (auto part = run; part != last; ++part) {
+          const auto& [output, r] = *part;
+          const index_t from = std::max(r.first, panel * kPanelColumns);
+          const index_t to = std::min(r.first + r.count, (panel + panels) * kPanelColumns);
+          store_values(b, sums.data(), from - panel * kPanelColumns, to - from, s.rows,
+                       z[static_cast<std::size_t>(output - group.first)], 0, s.tiles, r.offset + from - r.first);
+        }
       }
+      run = last;
     }
-    finish_output(b, x, z, 0, k, s, first, wide);
+    for (index_t i = 0; i < group.count; ++i)
+      finish_output(b, x, z[static_cast<std::size_t>(i)], 0, group.first + i, s, first, wide);
   });
 }
 
@@ -274,8 +317,8 @@ void multiply_coupled(const Blocks& b, const std::vector<TileRows>& x, const std
       c.z_block = panel_sums;
       b.table.couple.couple.fn(c);
       for (index_t k = 0; k < outputs; ++k)
-        store_values(b, coupled.data() + k * panel_sums, s.rows, 1, z[static_cast<std::size_t>(k)], s.tile0, s.tiles,
-                     (panel + i) * kPanelColumns);
+        store_values(b, coupled.data() + k * panel_sums, 0, kPanelColumns, s.rows, z[static_cast<std::size_t>(k)],
+                     s.tile0, s.tiles, (panel + i) * kPanelColumns);
     }
   });
   for_each_task(b.p, slices * outputs, [&](index_t task) {
@@ -345,7 +388,7 @@ void multiply_few_tokens(const Product& p, const PackedBlocks& w, const kernels:
     x.push_back(few_rows(part));
   }
 
-  // All values of the first stage: a row for each token, the padded ranks of all input blocks side by side.
+  // All values of the first stage: a row for each token, the panels of all input blocks side by side.
   struct Part {
     index_t l, panel, panels;
   };
@@ -353,7 +396,7 @@ void multiply_few_tokens(const Product& p, const PackedBlocks& w, const kernels:
   std::vector<index_t> offset;
   index_t ranks = 0;
   for (index_t l = 0; l < inputs; ++l) {
-    const index_t panels = w.right()[static_cast<std::size_t>(l)].shape().rows / kPanelColumns;
+    const index_t panels = ceil_div(w.right()[static_cast<std::size_t>(l)].shape().rows, kPanelColumns);
     offset.push_back(ranks);
     ranks += panels * kPanelColumns;
     for (index_t panel = 0; panel < panels; panel += kGroupPanels)
@@ -381,8 +424,9 @@ void multiply_few_tokens(const Product& p, const PackedBlocks& w, const kernels:
         std::min({kGroupPanels * kPanelColumns, w.shape().rows - col0, (k + 1) * w.out_block() - col0});
     if (cols <= 0) return;
     const index_t panel = task % groups * kGroupPanels, count = ceil_div(cols, kPanelColumns);
-    const index_t depth = o.left.shape().cols;
+    const index_t ranks_k = o.left.shape().cols, depth = round_up(ranks_k, kBf16Step);
     auto z = AlignedBuffer<float>::uninitialized(tokens * depth);
+    for (index_t m = 0; m < tokens; ++m) std::fill_n(z.data() + m * depth + ranks_k, depth - ranks_k, 0.0f);
     for (const PackedBlocks::Run& run : o.runs)
       for (index_t m = 0; m < tokens; ++m)
         std::memcpy(z.data() + m * depth + run.offset,
@@ -411,7 +455,7 @@ void multiply_few_tokens(const Product& p, const PackedBlocks& w, const kernels:
     const index_t stride = count * kPanelColumns;
     AlignedBuffer<float> sums(tokens * stride);
     if (depth > 0)
-      multiply(p.path == Path::bf16 ? static_cast<const void*>(z16.data()) : z.data(), depth, o.left, depth, panel,
+      multiply(p.path == Path::bf16 ? static_cast<const void*>(z16.data()) : z.data(), depth, o.left, ranks_k, panel,
                count, sums.data(), stride);
     for (const PackedBlocks::Tile& tile : o.tiles) {
       const index_t width = in_width(w, tile.in_block);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /// The packed form of block products: every part a matrix of panels of its own, one after the other in one allocation.
-/// Runs of ranks are padded with zeros to whole panels, so that the sums of a run are whole steps of the next stage.
 
 #include <algorithm>
 #include <cstring>
@@ -15,102 +14,33 @@ namespace {
 
 using kernels::kPanelColumns;
 
-index_t padded(index_t ranks) { return round_up(ranks, kPanelColumns); }
-
-/// Stretches of ranks and where they lie in the padded order; zeros between them.
-struct Stretch {
-  index_t from, count, to;
-};
-struct Stretches {
-  std::vector<Stretch> parts;
-  index_t padded_count = 0;
-
-  void add(index_t from, index_t count) {
-    parts.push_back({from, count, padded_count});
-    padded_count += padded(count);
-  }
-};
-
-/// `inner` with its rows (ranks of a right matrix) or columns (ranks of a left one) in the padded order. A left matrix
-/// gets `rows` rows, zeros behind its own.
-struct PaddedSource {
+/// `inner` with zeros behind its rows.
+struct LongerSource {
   const RowSource* inner;
-  const Stretches* ranks;
-  index_t rows = 0;
+  index_t rows;
 };
 
 template <class T>
-void decode(const RowSource& w, index_t row, index_t col, index_t count, T* dst) {
-  if constexpr (std::is_same_v<T, float>) {
+void decode_longer(const void* self, index_t row, index_t col, index_t count, T* dst) {
+  const RowSource& w = *static_cast<const LongerSource*>(self)->inner;
+  if (row >= w.rows || w.cols == 0) {
+    std::memset(static_cast<void*>(dst), 0, static_cast<std::size_t>(count) * sizeof(T));
+  } else if constexpr (std::is_same_v<T, float>) {
     w.decode_f32(w.self, row, col, count, dst);
   } else {
     w.decode_bf16(w.self, row, col, count, dst);
   }
 }
 
-template <class T>
-void decode_padded_row(const void* self, index_t row, index_t col, index_t count, T* dst) {
-  const auto& [inner, ranks, rows] = *static_cast<const PaddedSource*>(self);
-  for (const Stretch& s : ranks->parts)
-    if (row >= s.to && row < s.to + s.count) return decode(*inner, s.from + row - s.to, col, count, dst);
-  std::memset(static_cast<void*>(dst), 0, static_cast<std::size_t>(count) * sizeof(T));
-}
-
-/// Columns of a row are decoded from its start: `inner` may be asked for any of them then.
-template <class T>
-void decode_padded_columns(const void* self, index_t row, index_t col, index_t count, T* dst) {
-  const auto& [inner, ranks, rows] = *static_cast<const PaddedSource*>(self);
-  std::memset(static_cast<void*>(dst), 0, static_cast<std::size_t>(count) * sizeof(T));
-  if (row >= inner->rows || inner->cols == 0) return;
-  auto whole = AlignedBuffer<T>::uninitialized(inner->cols);
-  decode(*inner, row, 0, inner->cols, whole.data());
-  for (const Stretch& s : ranks->parts) {
-    const index_t begin = std::max(s.to, col), end = std::min(s.to + s.count, col + count);
-    if (begin < end)
-      std::memcpy(static_cast<void*>(dst + (begin - col)), whole.data() + s.from + (begin - s.to),
-                  static_cast<std::size_t>(end - begin) * sizeof(T));
-  }
-}
-
-RowSource padded_rows(const PaddedSource& p) {
+RowSource longer(const LongerSource& l) {
   RowSource w;
-  w.rows = p.ranks->padded_count;
-  w.cols = p.inner->cols;
-  w.self = &p;
-  w.decode_f32 = decode_padded_row<float>;
-  if (p.inner->decode_bf16 != nullptr) w.decode_bf16 = decode_padded_row<bf16>;
+  w.rows = l.rows;
+  w.cols = l.inner->cols;
+  w.self = &l;
+  w.decode_f32 = decode_longer<float>;
+  if (l.inner->decode_bf16 != nullptr) w.decode_bf16 = decode_longer<bf16>;
   return w;
 }
-
-RowSource padded_columns(const PaddedSource& p) {
-  RowSource w;
-  w.rows = p.rows;
-  w.cols = p.ranks->padded_count;
-  w.self = &p;
-  w.decode_f32 = decode_padded_columns<float>;
-  if (p.inner->decode_bf16 != nullptr) w.decode_bf16 = decode_padded_columns<bf16>;
-  return w;
-}
-
-/// The padded order of the ranks of every right and of every left matrix.
-struct PaddedRanks {
-  std::vector<Stretches> right, left;
-
-  explicit PaddedRanks(const BlockSource& w) : right(w.right.size()), left(w.left.size()) {
-    if (w.coupling.data() != nullptr) {
-      for (Stretches& s : right) s.add(0, w.coupling.cols());
-      for (Stretches& s : left) s.add(0, w.coupling.cols());
-      return;
-    }
-    std::vector<index_t> used(w.left.size(), 0);
-    for (const RankRun& run : w.runs) {
-      right[static_cast<std::size_t>(run.in_block)].add(run.first, run.count);
-      index_t& from = used[static_cast<std::size_t>(run.out_block)];
-      left[static_cast<std::size_t>(run.out_block)].add(from, run.count);
-      from += run.count;
-    }
-  }
-};
 
 index_t rows_of_block(const BlockSource& w, std::size_t k) {
   return std::clamp<index_t>(w.shape.rows - static_cast<index_t>(k) * w.out_block, 0, w.out_block);
@@ -118,15 +48,51 @@ index_t rows_of_block(const BlockSource& w, std::size_t k) {
 
 index_t coupling_floats(const BlockSource& w) {
   if (w.coupling.data() == nullptr) return 0;
-  return checked_mul(w.coupling.rows(), padded(w.coupling.cols()), "PackedBlocks");
+  return checked_mul(w.coupling.rows(), round_up(w.coupling.cols(), kPanelColumns), "PackedBlocks");
 }
 
 /// Calls part(shape) for every matrix, in the order of their memory.
 template <class Part>
-void for_each_part(const BlockSource& w, const PaddedRanks& ranks, const Part& part) {
-  for (std::size_t l = 0; l < w.right.size(); ++l) part(MatrixShape{ranks.right[l].padded_count, w.right[l].cols});
-  for (std::size_t k = 0; k < w.left.size(); ++k) part(MatrixShape{rows_of_block(w, k), ranks.left[k].padded_count});
+void for_each_part(const BlockSource& w, const Part& part) {
+  for (const RowSource& right : w.right) part(MatrixShape{right.rows, right.cols});
+  for (std::size_t k = 0; k < w.left.size(); ++k) part(MatrixShape{rows_of_block(w, k), w.left[k].cols});
   for (const BlockTile& tile : w.tiles) part(MatrixShape{tile.w.rows, tile.w.cols});
+}
+
+/// Panels of ranks that groups of so many output blocks go through: a panel that two groups share counts twice.
+index_t panels_of_groups(std::span<const PackedBlocks::Output> outputs, index_t in_blocks, index_t group) {
+  index_t panels = 0;
+  std::vector<index_t> end(static_cast<std::size_t>(in_blocks));
+  for (std::size_t k = 0; k < outputs.size(); ++k) {
+    if (k % static_cast<std::size_t>(group) == 0) std::fill(end.begin(), end.end(), 0);
+    for (const PackedBlocks::Run& run : outputs[k].runs) {
+      index_t& done = end[static_cast<std::size_t>(run.in_block)];
+      const index_t last = ceil_div(run.first + run.count, kPanelColumns);
+      panels += std::max<index_t>(0, last - std::max(done, run.first / kPanelColumns));
+      done = std::max(done, last);
+    }
+  }
+  return panels;
+}
+
+/// Groups of 1, 2 or 4 output blocks: of more where that saves a tenth of the panels, since their values share L2.
+std::vector<PackedBlocks::Group> grouped(std::span<const PackedBlocks::Output> outputs, index_t in_blocks) {
+  index_t size = 1;
+  for (const index_t larger : {2, 4})
+    if (panels_of_groups(outputs, in_blocks, larger) * 10 <= panels_of_groups(outputs, in_blocks, size) * 9)
+      size = larger;
+  std::vector<PackedBlocks::Group> groups;
+  const auto count = static_cast<index_t>(outputs.size());
+  for (index_t first = 0; first < count; first += size) {
+    PackedBlocks::Group g{first, std::min(size, count - first), {}};
+    for (index_t k = first; k < first + g.count; ++k)
+      for (const PackedBlocks::Run& run : outputs[static_cast<std::size_t>(k)].runs) g.runs.push_back({k, run});
+    std::sort(g.runs.begin(), g.runs.end(), [](const PackedBlocks::GroupRun& a, const PackedBlocks::GroupRun& b) {
+      return a.run.in_block != b.run.in_block ? a.run.in_block < b.run.in_block : a.run.first < b.run.first;
+    });
+    groups.push_back(std::move(g));
+  }
+  return groups;
 }
 
 }  // namespace
@@ -134,7 +100,7 @@ void for_each_part(const BlockSource& w, const PaddedRanks& ranks, const Part& p
 
 std::size_t PackedBlocks::bytes_needed(const BlockSource& w, WeightType type) {
   index_t bytes = checked_mul(engine::coupling_floats(w), 4, "PackedBlocks");
-  engine::for_each_part(w, engine::PaddedRanks(w), [&](MatrixShape shape) {
+  engine::for_each_part(w, [&](MatrixShape shape) {
     const auto part = static_cast<index_t>(PackedWeights::bytes_needed(shape, type, Isa::scalar));
     bytes = checked_add(bytes, part, "PackedBlocks");
   });
@@ -164,25 +130,20 @@ PackedBlocks PackedBlocks::pack(const BlockSource& w, WeightType type, const Exe
     at = at == nullptr ? nullptr : at + bytes;
     return PackedWeights::pack(part, type, how, place);
   };
-  const engine::PaddedRanks ranks(w);
-  for (std::size_t l = 0; l < w.right.size(); ++l) {
-    const engine::PaddedSource source{&w.right[l], &ranks.right[l]};
-    packed.right_[l] = pack_part(engine::padded_rows(source));
-  }
+  for (std::size_t l = 0; l < w.right.size(); ++l) packed.right_[l] = pack_part(w.right[l]);
   for (std::size_t k = 0; k < w.left.size(); ++k) {
-    const engine::PaddedSource source{&w.left[k], &ranks.left[k], engine::rows_of_block(w, k)};
-    packed.outputs_[k].left = pack_part(engine::padded_columns(source));
+    const engine::LongerSource source{&w.left[k], engine::rows_of_block(w, k)};
+    packed.outputs_[k].left = pack_part(source.rows == w.left[k].rows ? w.left[k] : engine::longer(source));
   }
   for (const BlockTile& tile : w.tiles)
     packed.outputs_[static_cast<std::size_t>(tile.out_block)].tiles.push_back({tile.in_block, pack_part(tile.w)});
 
-  std::vector<std::size_t> next_right(w.right.size(), 0), next_left(w.left.size(), 0);
   for (const RankRun& run : w.runs) {
-    const auto l = static_cast<std::size_t>(run.in_block), k = static_cast<std::size_t>(run.out_block);
-    const engine::Stretch& from = ranks.right[l].parts[next_right[l]++];
-    const engine::Stretch& to = ranks.left[k].parts[next_left[k]++];
-    packed.outputs_[k].runs.push_back({run.in_block, from.to, engine::padded(run.count), to.to});
+    std::vector<Run>& runs = packed.outputs_[static_cast<std::size_t>(run.out_block)].runs;
+    const index_t offset = runs.empty() ? 0 : runs.back().offset + runs.back().count;
+    runs.push_back({run.in_block, run.first, run.count, offset});
   }
+  packed.groups_ = engine::grouped(packed.outputs_, w.in_blocks());
   if (w.coupling.data() != nullptr && packed.bytes_ > 0) {
     auto* s = reinterpret_cast<float*>(at);
     packed.coupling_ = s;

@@ -9,8 +9,8 @@
 /// [q, K_k] turns K_k values z_k into y_k = z_k · left_kᵀ, plus x_l · tileᵀ for the blocks that are kept as they are.
 /// What z_k holds:
 ///
-///   runs       stretches of the v_l, in the order of `BlockSource::runs`            (low rank, Monarch, block
-///   low-rank) coupling   z_k = Σ_l coupling[k, l] ∘ v_l, every v_l and z_k of one length (BLAST)
+///   runs       stretches of the v_l, in the order of `BlockSource::runs`             (Monarch, block low-rank)
+///   coupling   z_k = Σ_l coupling[k, l] ∘ v_l, every v_l and z_k of one length  (BLAST)
 
 #include <memory>
 #include <span>
@@ -39,8 +39,9 @@ struct BlockTile {
   RowSource w;
 };
 
-/// The parts of such a matrix; a `left` may lack the last rows of its block, which are zeros. Runs and tiles are ordered by their output block; the runs of an input block cover the
-/// rows of its `right` in order. Without ranks `right` and `left` have no rows and no columns.
+/// The parts of such a matrix; a `left` may lack the last rows of its block, which are zeros. Runs and tiles are
+/// ordered by their output block; the runs of an input block cover the rows of its `right` in order. Without ranks
+/// `right` and `left` have no rows and no columns.
 struct BlockSource {
   MatrixShape shape;
   index_t in_block = 1;   ///< p
@@ -55,7 +56,7 @@ struct BlockSource {
   index_t out_blocks() const noexcept { return static_cast<index_t>(left.size()); }
 };
 
-/// All parts in the panel layout of one level, ranks padded with zeros to whole panels. A cache, as PackedWeights is.
+/// All parts in the panel layout of one level, each with its ranks as they are. A cache, as PackedWeights is.
 class PackedBlocks {
  public:
   /// Bytes of memory the packed form takes.
@@ -65,7 +66,7 @@ class PackedBlocks {
   BLOCKPACK_API static PackedBlocks pack(const BlockSource& w, WeightType type, const Execution& how,
                                          std::span<std::byte> memory = {});
 
-  /// A run in packed panels: `offset` counts in the padded z_k, `first` and `count` in padded rows of right.
+  /// Values [offset, offset + count) of z_k are v_l[first, first + count), l = in_block.
   struct Run {
     index_t in_block, first, count, offset;
   };
@@ -75,9 +76,19 @@ class PackedBlocks {
   };
   /// What one output block is made of.
   struct Output {
-    PackedWeights left;  ///< [rows of the block, padded ranks]
+    PackedWeights left;  ///< [rows of the block, ranks]
     std::vector<Run> runs;
     std::vector<Tile> tiles;
+  };
+  /// A run of output block `output`.
+  struct GroupRun {
+    index_t output;
+    Run run;
+  };
+  /// Output blocks whose values are computed together, so that panels of ranks which they share are computed once.
+  struct Group {
+    index_t first, count;
+    std::vector<GroupRun> runs;  ///< of all of them, ordered by input block and row
   };
 
   std::size_t bytes() const noexcept { return bytes_; }
@@ -88,6 +99,7 @@ class PackedBlocks {
   index_t out_block() const noexcept { return out_block_; }
   std::span<const PackedWeights> right() const noexcept { return right_; }
   std::span<const Output> outputs() const noexcept { return outputs_; }
+  std::span<const Group> groups() const noexcept { return groups_; }
   /// Coupling in panels of 32 ranks: [rank / 32][out block][in block][32], or null.
   const float* coupling() const noexcept { return coupling_; }
 
@@ -100,6 +112,7 @@ class PackedBlocks {
   index_t in_block_ = 1, out_block_ = 1;
   std::vector<PackedWeights> right_;
   std::vector<Output> outputs_;
+  std::vector<Group> groups_;
   const float* coupling_ = nullptr;
 };
 
