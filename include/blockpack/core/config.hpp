@@ -18,8 +18,9 @@
 #define BLOCKPACK_ABI v0_1
 #endif
 
-// Templates that use Eigen lie in a namespace of their own within it. The compiled library instantiates them with an Eigen
-// under another name (CMakeLists.txt), so that the flags a program compiles Eigen with meet nothing of the library's.
+// Templates that use Eigen lie in a namespace of their own within it. The compiled library instantiates them with an
+// Eigen under another name (CMakeLists.txt), so that the flags a program compiles Eigen with meet nothing of the
+// library's.
 #if !defined(BLOCKPACK_EIGEN_ABI)
 #define BLOCKPACK_EIGEN_ABI fits
 #endif
