@@ -70,7 +70,7 @@ struct BlastOptions {
   const GramMatrix* gram = nullptr;
   double gram_learning_rate = 0.75;
   double gram_damping = 1e-3;
-  Execution execution;
+  Execution execution = {};
 };
 
 template <class T>
@@ -591,9 +591,10 @@ void check_start(MatrixShape w, const BlastOptions& o, const BlastFactors<T>& f)
 ///          blocks and the rank of the options, an approximation of w; needed by the start `given`, one more candidate
 ///          of `best`.
 /// Errors:  ValueError for blocks or rank below 1, other options out of range, NaN or infinity in w (row and column), a
-///          start `given` without factors; ShapeError for more blocks than rows or columns, a rank above
-///          blocks · min(ceil(out / blocks), ceil(in / blocks)), a gram or factors of another size; CancelledError. A
-///          matrix of zeros has factors of zeros, one of no rows or columns factors of rank 0.
+///          start `given` without factors, a descent that leaves the range of numbers; ShapeError for more blocks than
+///          rows or columns, a rank above blocks · min(ceil(out / blocks), ceil(in / blocks)), a gram or factors of
+///          another size; CancelledError. A matrix of zeros has factors of zeros, one of no rows or columns factors of
+///          rank 0.
 /// Cost:    per iteration, with b blocks and rank r: 12 · out · in · r operations in products, 4 r² (out + in) and
 ///          b² r² for the preconditioners, (2 b + b²) r³ / 3 for their factorizations, where those of the s step, b² of
 ///          them, are most of all from r about 1000 on: `coupling_every` leaves some out, `conjugate_gradients` solves

@@ -41,7 +41,7 @@ struct BlockLowRankOptions {
   TileMethod method = TileMethod::svd;
   index_t max_rank = 0;        ///< 0 = none; a tile that needs more is cut there, and misses the threshold
   index_t rank_multiple = 16;  ///< ranks are rounded up to it where the tile is large enough
-  Execution execution;
+  Execution execution = {};
 };
 
 namespace fit_detail {

@@ -37,7 +37,7 @@ struct LowRankOptions {
   const GramMatrix* gram = nullptr;      ///< for `cholesky`
   const ColumnStats* columns = nullptr;  ///< for `diagonal`
   double alpha = 0.5;                    ///< for `diagonal`
-  SvdOptions svd;                        ///< with the execution of the call
+  SvdOptions svd = {};                   ///< with the execution of the call
 };
 
 /// S of S · Sᵀ = XᵀX, lower triangular. A matrix that is not positive definite gets (1e-6 - lambda_min) · I added, and

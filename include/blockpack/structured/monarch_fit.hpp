@@ -33,7 +33,7 @@ struct MonarchOptions {
   /// Weights the projection by the diagonal blocks of XᵀX: each input block is whitened by itself and the products of
   /// inputs of different blocks are left out. `monarch_refine` takes them in.
   const GramMatrix* gram = nullptr;
-  SvdOptions svd;  ///< of one pair of blocks; with the execution of the call
+  SvdOptions svd = {};  ///< of one pair of blocks; with the execution of the call
 };
 
 /// The two factors of n that are closest to each other, larger first: 48 = 8 · 6; {n, 1} for a prime.

@@ -86,7 +86,10 @@ double squared_norm(MatrixView<const T> m) {
   double sum = 0.0;
   for (index_t i = 0; i < m.rows(); ++i) {
     double row = 0.0;
-    for (index_t j = 0; j < m.cols(); ++j) row += static_cast<double>(std::norm(m(i, j)));
+    for (index_t j = 0; j < m.cols(); ++j) {
+      const double v = static_cast<double>(m(i, j));
+      row += v * v;
+    }
     sum += row;
   }
   return sum;

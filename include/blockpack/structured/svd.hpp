@@ -46,7 +46,7 @@ struct SvdOptions {
   int power_iterations = 2;  ///< of `randomized`
   index_t krylov_block = 0;  ///< columns of Ω in `krylov`; 0 = a sixth of rank + oversampling
   std::uint64_t seed = 0;    ///< of Ω
-  Execution execution;
+  Execution execution = {};
 };
 
 namespace fit_detail {
@@ -221,7 +221,8 @@ RowMajorMatrix<T> krylov_range(MatrixView<const T> w, index_t columns, index_t b
 /// Cost:    exact about 20 · rows · cols · min(rows, cols) operations on one thread; randomized
 ///          4 · rows · cols · k · (power_iterations + 1), k = rank + oversampling, in products; krylov
 ///          4 · rows · cols · 1.5 k; both 20 k³ for the small decomposition. They do not pay for ranks above a third of
-///          min(rows, cols) in matrices below 1000. Memory: a few matrices of k columns.
+///          min(rows, cols) in matrices below 1000. Memory: a copy of w (two in double for exact) and a few matrices of
+///          k columns.
 /// Source:  see the head of the file. The same seed gives the same bits on one SIMD level for any number of threads.
 template <class T>
 Svd<T> truncated_svd(MatrixView<const T> w, index_t rank, const SvdOptions& options = {}) {
@@ -235,13 +236,24 @@ Svd<T> truncated_svd(MatrixView<const T> w, index_t rank, const SvdOptions& opti
   const Execution how = fit_detail::quiet(options.execution);
   if (options.method == SvdMethod::exact || smaller == 0) return fit_detail::exact_svd<T>(w, rank);
   if constexpr (std::is_floating_point_v<T>) {
+    // Squares of the scaled values neither overflow nor vanish.
+    const T largest = fit_detail::eigen_map(w).cwiseAbs().maxCoeff();
+    const T unit = largest > T(0) ? largest : T(1);
+    const RowMajorMatrix<T> scaled = fit_detail::eigen_map(w) / unit;
+    const MatrixView<const T> a = view(scaled);
     const index_t columns = std::min(smaller, rank + options.oversampling);
-    if (options.method == SvdMethod::randomized)
-      return fit_detail::svd_within<T>(w, fit_detail::randomized_range<T>(w, columns, options, how), rank, how);
-    const index_t block = std::min(columns, options.krylov_block > 0 ? options.krylov_block : ceil_div(columns, 6));
-    const index_t all = std::min(smaller, columns + rank / 2);
-    return fit_detail::svd_within<T>(w, fit_detail::krylov_range<T>(w, all, std::max(block, index_t{1}), options, how),
-                                     rank, how);
+    RowMajorMatrix<T> range;
+    if (options.method == SvdMethod::randomized) {
+      range = fit_detail::randomized_range<T>(a, columns, options, how);
+    } else {
+      const index_t block = options.krylov_block > 0 ? options.krylov_block : ceil_div(columns, 6);
+      const index_t all = std::min(smaller, columns + rank / 2);
+      range = fit_detail::krylov_range<T>(a, all, std::clamp(block, index_t{1}, std::max(columns, index_t{1})), options,
+                                          how);
+    }
+    Svd<T> svd = fit_detail::svd_within<T>(a, range, rank, how);
+    for (double& sigma : svd.sigma) sigma *= static_cast<double>(unit);
+    return svd;
   } else {
     throw UnsupportedError("truncated_svd: complex matrices have the exact method alone");
   }
