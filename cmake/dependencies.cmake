@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Packages of the build. fmt and nlohmann_json are used header-only inside src and never by public headers.
+# Packages of the build. fmt and nlohmann_json are used header-only inside src and never by public headers; Eigen inside src
+# by the fits of structured schemes, and by public headers of fits.
 
 # blockpack_find_headers(<target> <package> <version> <header> [<include suffix>])
 #
@@ -38,12 +39,12 @@ endfunction()
 blockpack_find_headers(fmt::fmt-header-only fmt 9 fmt/core.h)
 set_property(TARGET fmt::fmt-header-only APPEND PROPERTY INTERFACE_COMPILE_DEFINITIONS FMT_HEADER_ONLY=1)
 blockpack_find_headers(nlohmann_json::nlohmann_json nlohmann_json 3.11 nlohmann/json.hpp)
+blockpack_find_headers(Eigen3::Eigen Eigen3 3.4 Eigen/Core eigen3)
 if(BLOCKPACK_OPENMP)
   find_package(OpenMP COMPONENTS CXX)
 endif()
 
 if(BLOCKPACK_BUILD_TESTS OR BLOCKPACK_BUILD_EXAMPLES OR BLOCKPACK_BUILD_BENCHMARKS)
-  blockpack_find_headers(Eigen3::Eigen Eigen3 3.4 Eigen/Core eigen3)
   blockpack_find_headers(xtl xtl 0.7 xtl/xsequence.hpp)
   blockpack_find_headers(xtensor xtensor 0.24 xtensor/xtensor.hpp)
   if(CMAKE_CROSSCOMPILING)
