@@ -2,6 +2,9 @@
 #include "conformance/operators.hpp"
 
 #include <cmath>
+#include <map>
+#include <memory>
+#include <optional>
 
 #include "blockpack/core/compose.hpp"
 #include "blockpack/core/dense.hpp"
@@ -349,54 +352,114 @@ struct Chain {
   std::vector<std::vector<Term>> values;
 };
 
+/// Chains whose rows are kept once: many results pass through the same ones.
+struct Paths {
+  struct Step {
+    double coupling;
+    std::size_t row;
+  };
+  struct Result {
+    std::vector<float> weights;
+    std::vector<std::vector<Step>> values;
+  };
+  using Row = std::pair<index_t, std::vector<float>>;  ///< where it begins in x, and its values
+
+  explicit Paths(const std::vector<Chain>& chains) {
+    std::map<Row, std::size_t> known;
+    for (const Chain& chain : chains) {
+      results.push_back({chain.weights, {}});
+      for (const std::vector<Chain::Term>& terms : chain.values) {
+        results.back().values.emplace_back();
+        for (const Chain::Term& t : terms) {
+          const auto [at, is_new] = known.try_emplace({t.begin, t.row}, rows.size());
+          if (is_new) rows.push_back(at->first);
+          results.back().values.back().push_back({static_cast<double>(t.coupling), at->second});
+        }
+      }
+    }
+  }
+
+  std::vector<Row> rows;
+  std::vector<Result> results;
+};
+
 /// Checks of a structured operator from the chains of its results. `exact`: the factors are bf16. Every stage rounds
-/// what comes in as the mode says, and errors of a stage pass through the weights of the next.
+/// what comes in as the mode says, and errors of a stage pass through the weights of the next. What a check takes from
+/// x alone is kept for the next results of the same x.
 void check_chains(Operator& form, const std::function<std::vector<Chain>(const AnyLinear&)>& chains, bool exact) {
   form.checker = [chains, exact](const AnyLinear& any) -> Operator::Check {
-    return [all = chains(any), exact](std::span<const float> x, std::span<const float>, index_t n, Activations mode) {
-      const Chain& chain = all[static_cast<std::size_t>(n)];
+    struct Kept {
+      std::vector<float> x;
+      std::optional<Activations> mode;
+      std::vector<ProductCheck> products;  // of x with each row
+    };
+    return [paths = std::make_shared<const Paths>(chains(any)), kept = std::make_shared<Kept>(), exact](
+               std::span<const float> x, std::span<const float>, index_t n, Activations mode) {
+      if (kept->mode != mode || !std::equal(x.begin(), x.end(), kept->x.begin(), kept->x.end())) {
+        kept->x.assign(x.begin(), x.end());
+        kept->mode = mode;
+        kept->products.clear();
+        for (const auto& [begin, row] : paths->rows)
+          kept->products.push_back(
+              check_product(x.subspan(static_cast<std::size_t>(begin), row.size()), row, mode, exact));
+      }
+      const Paths::Result& result = paths->results[static_cast<std::size_t>(n)];
       ProductCheck check;
       std::vector<float> largest;
-      for (std::size_t r = 0; r < chain.weights.size(); ++r) {
+      for (std::size_t r = 0; r < result.weights.size(); ++r) {
         double value = 0, error = 0, magnitude = 0;
-        for (const Chain::Term& t : chain.values[r]) {
-          const std::span<const float> part = x.subspan(static_cast<std::size_t>(t.begin), t.row.size());
-          const ProductCheck product = check_product(part, t.row, mode, exact);
-          const double scale = std::abs(static_cast<double>(t.coupling));
-          value += static_cast<double>(t.coupling) * product.value;
+        for (const Paths::Step& step : result.values[r]) {
+          const ProductCheck& product = kept->products[step.row];
+          const double scale = std::abs(step.coupling);
+          value += step.coupling * product.value;
           error += scale * product.bound;
           magnitude += scale * (std::abs(product.value) + product.bound);
         }
-        error += gamma_bound(static_cast<double>(chain.values[r].size()) + 1) * magnitude;
-        check.value += static_cast<double>(chain.weights[r]) * value;
-        check.bound += std::abs(static_cast<double>(chain.weights[r])) * error;
+        error += gamma_bound(static_cast<double>(result.values[r].size()) + 1) * magnitude;
+        check.value += static_cast<double>(result.weights[r]) * value;
+        check.bound += std::abs(static_cast<double>(result.weights[r])) * error;
         largest.push_back(static_cast<float>((std::abs(value) + error) * (1 + 0x1p-23)));
       }
-      check.bound += check_product(largest, chain.weights, mode, exact).bound;
+      check.bound += check_product(largest, result.weights, mode, exact).bound;
       return check;
     };
   };
   form.transpose_checker = [chains](const AnyLinear& any) -> Operator::TransposeCheck {
-    return [all = chains(any)](std::span<const float> y, std::span<const float>, index_t k) {
+    struct Kept {
+      std::vector<float> y;
+      std::vector<double> values, magnitudes;  // what y sends back into each row
+      double roundings = 0;
+    };
+    return [paths = std::make_shared<const Paths>(chains(any)), kept = std::make_shared<Kept>()](
+               std::span<const float> y, std::span<const float>, index_t k) {
+      if (kept->values.size() != paths->rows.size() ||
+          !std::equal(y.begin(), y.end(), kept->y.begin(), kept->y.end())) {
+        kept->y.assign(y.begin(), y.end());
+        kept->values.assign(paths->rows.size(), 0.0);
+        kept->magnitudes.assign(paths->rows.size(), 0.0);
+        std::size_t most = 0;
+        for (std::size_t n = 0; n < y.size(); ++n) {
+          const Paths::Result& result = paths->results[n];
+          most = std::max(most, 2 * result.weights.size());
+          for (std::size_t r = 0; r < result.weights.size(); ++r)
+            for (const Paths::Step& step : result.values[r]) {
+              const double path = static_cast<double>(y[n]) * static_cast<double>(result.weights[r]) * step.coupling;
+              kept->values[step.row] += path;
+              kept->magnitudes[step.row] += std::abs(path);
+            }
+        }
+        kept->roundings = static_cast<double>(y.size() + most + 16);
+      }
       ProductCheck check;
       double magnitude = 0;
-      std::size_t roundings = y.size() + 8;
-      for (std::size_t n = 0; n < y.size(); ++n) {
-        const Chain& chain = all[n];
-        if (n == 0) roundings += 2 * chain.weights.size();
-        for (std::size_t r = 0; r < chain.weights.size(); ++r)
-          for (const Chain::Term& t : chain.values[r]) {
-            if (n == 0 && r == 0) roundings += chain.values[r].size();
-            const index_t at = k - t.begin;
-            if (at < 0 || at >= static_cast<index_t>(t.row.size())) continue;
-            const double path = static_cast<double>(y[n]) * static_cast<double>(chain.weights[r]) *
-                                static_cast<double>(t.coupling) *
-                                static_cast<double>(t.row[static_cast<std::size_t>(at)]);
-            check.value += path;
-            magnitude += std::abs(path);
-          }
+      for (std::size_t r = 0; r < paths->rows.size(); ++r) {
+        const auto& [begin, row] = paths->rows[r];
+        if (k < begin || k >= begin + static_cast<index_t>(row.size())) continue;
+        const double w = static_cast<double>(row[static_cast<std::size_t>(k - begin)]);
+        check.value += w * kept->values[r];
+        magnitude += std::abs(w) * kept->magnitudes[r];
       }
-      check.bound = gamma_bound(static_cast<double>(roundings)) * magnitude + 0x1p-120;
+      check.bound = gamma_bound(kept->roundings) * magnitude + 0x1p-120;
       return check;
     };
   };
