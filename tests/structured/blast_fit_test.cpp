@@ -221,7 +221,8 @@ TEST_CASE("BLAST fits do not depend on the threads and report progress", "[struc
   const RowMajorMatrix<float> w = mixed_matrix(160, 192).cast<float>();
   const GramMatrix gram = test::gram_of(test::correlated_inputs(90, 192, 8));
   for (const GramMatrix* g : {static_cast<const GramMatrix*>(nullptr), &gram}) {
-    auto options = options_of(4, 48, BlastStart::best, test::budget(20, 3));
+    auto options = options_of(4, test::budget(48, 12), BlastStart::best, test::budget(20, 3));
+    options.trial_iterations = test::budget(0, 2);
     options.gram = g;
     options.execution.threads = 1;
     const auto one = blast_factorize<float>(read(w), options);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Times of large fits on one thread, printed; hidden: blockpack_test_structured "[fit_speed]".
+/// Times of large fits on one thread, printed: BLOCKPACK_SPEED=1 blockpack_test_structured "[fit_speed]".
 
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 
 #include "structured/fit_cases.hpp"
@@ -23,6 +24,7 @@ RowMajorMatrix<float> weights(index_t rows, index_t cols) {
 }  // namespace
 
 TEST_CASE("Time of truncated decompositions of 1024 x 1024, rank 512 and 128", "[.][fit_speed]") {
+  if (std::getenv("BLOCKPACK_SPEED") == nullptr) return;  // a timing, not a test
   const index_t n = 1024;
   // Singular values k^-0.5, as of trained weights.
   RowMajorMatrix<double> u = test::normal<double>(n, n, 1), v = test::normal<double>(n, n, 2);
@@ -44,6 +46,7 @@ TEST_CASE("Time of truncated decompositions of 1024 x 1024, rank 512 and 128", "
 }
 
 TEST_CASE("Time of a Monarch projection of 4096 x 4096", "[.][fit_speed]") {
+  if (std::getenv("BLOCKPACK_SPEED") == nullptr) return;  // a timing, not a test
   const RowMajorMatrix<float> w = weights(4096, 4096);
   MonarchOptions options;
   options.in_blocks = options.out_blocks = 16;
@@ -56,6 +59,7 @@ TEST_CASE("Time of a Monarch projection of 4096 x 4096", "[.][fit_speed]") {
 }
 
 TEST_CASE("Time of BLAST iterations on 4096 x 4096", "[.][fit_speed]") {
+  if (std::getenv("BLOCKPACK_SPEED") == nullptr) return;  // a timing, not a test
   const RowMajorMatrix<float> w = weights(4096, 4096);
   BlastOptions options;
   options.blocks = 16;
@@ -90,6 +94,7 @@ TEST_CASE("Time of BLAST iterations on 4096 x 4096", "[.][fit_speed]") {
 }
 
 TEST_CASE("Time of activation-aware BLAST iterations on 1024 x 1024", "[.][fit_speed]") {
+  if (std::getenv("BLOCKPACK_SPEED") == nullptr) return;  // a timing, not a test
   const RowMajorMatrix<float> w = weights(1024, 1024);
   const GramMatrix gram = test::gram_of(weights(2048, 1024));
   BlastOptions options;

@@ -81,7 +81,7 @@ TEST_CASE("Whitened factors have the least output error of their rank", "[struct
     REQUIRE(error == Approx(tail(sigma, rank)).epsilon(1e-8).margin(1e-8 * (w * xt).norm()));
     REQUIRE(relative_output_error<double>(read(w), f.dense(), &gram) ==
             Approx(error / (w * xt).norm()).epsilon(1e-6).margin(1e-8));
-    if (rank == 40) continue;
+    if (rank == 40 || (test::small_budget() && rank != 7)) continue;
     const LowRankFactors<double> plain = low_rank_fit<double>(read(w), rank);
     REQUIRE(error < 0.999 * ((w - plain.dense()) * xt).norm());
     LowRankOptions diagonal;
