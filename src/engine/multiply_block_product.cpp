@@ -4,11 +4,13 @@
 /// Few tokens: time = bytes of the packed parts / read bandwidth. Two passes with a barrier between: all values of the
 /// first stage, then output block by output block.
 ///
-/// Many tokens: time = operations / peak of the dense kernels. Runs: a task takes a slice of tokens (768 KB of packed
-/// x) and an output block, and computes the values that the block alone needs; they never leave L2, and no value is
-/// computed twice. The sums of a panel are a step of the next stage once they are rounded, so nothing is transposed in
-/// between. Coupling: every input block's values go to every output block. 128 tokens at a time, one set of tasks takes
-/// 64 ranks of 64 tokens through the first stage of all input blocks and the coupling, the next takes output blocks.
+/// Many tokens: time = operations / peak of the dense kernels. Runs: a task takes a slice of tokens and a group of
+/// output blocks, and computes the values that the group alone needs; they stay in L2 (768 KB). x passes from the
+/// last-level cache once for each group, an input block fetched during the product with the one before: slices of 28
+/// to 96 tokens whose x stays in L2 take 1.02 to 1.2 times as long, for all weights pass for each of them. The sums of
+/// a panel are a step of the next stage once they are rounded, so nothing is transposed in between. Coupling: every
+/// input block's values go to every output block. 128 tokens at a time, one set of tasks takes 64 ranks of 64 tokens
+/// through the first stage of all input blocks and the coupling, the next takes output blocks.
 
 #include <algorithm>
 #include <cstring>
@@ -28,8 +30,8 @@ using kernels::kPanelColumns;
 
 /// Panels whose sums are finished together, and whose widened weights lie in scratch memory together.
 constexpr index_t kGroupPanels = 8;
-/// Bytes of packed x in a slice of tokens.
-constexpr index_t kSliceBytes = index_t{3} << 18;
+/// Tokens of a slice, fewer where their values would take more bytes.
+constexpr index_t kSliceTokens = 256, kSliceBytes = index_t{3} << 18;
 /// Tokens between the two stages of a coupled product; tokens and panels of ranks of one task of its first stage.
 constexpr index_t kCoupledTokens = 128, kCoupleTokens = 64, kCouplePanels = 2;
 
@@ -86,10 +88,23 @@ Slice slice_at(const Blocks& b, index_t tokens, index_t slice) {
   return {tile0, tiles, std::min(tokens - tile0 * b.tile_rows, tiles * b.tile_rows)};
 }
 
+/// What a product is followed by, fetched into L2 meanwhile: weights, and rows that do not wait there already.
+struct Next {
+  const std::byte* w = nullptr;
+  const std::byte* x = nullptr;
+  index_t x_bytes = 0;
+};
+
+/// First byte of a panel of packed weights.
+const std::byte* panel_of(const PackedWeights& w, index_t panel) {
+  return w.data() + panel * padded_depth(w.type(), w.shape().cols) * panel_row_bytes(w.type());
+}
+
 /// sums (+)= rows · panels [panel0, panel0 + panels) of w, over k of them; panel i at sums + i * slice rows * 32.
 /// `widened` holds kGroupPanels blocks of f32 where bf16 weights are multiplied in f32; panels is then no more.
 void multiply(const Blocks& b, const TileRows& x, index_t tile0, index_t rows, index_t tiles, const PackedWeights& w,
-              index_t k, index_t panel0, index_t panels, float* sums, bool accumulate, float* widened) {
+              index_t k, index_t panel0, index_t panels, float* sums, bool accumulate, float* widened,
+              const Next& after) {
   const index_t sums_panel = tiles * b.tile_rows * kPanelColumns;
   if (k == 0) {
     if (!accumulate) std::fill_n(sums, panels * sums_panel, 0.0f);
@@ -122,11 +137,28 @@ void multiply(const Blocks& b, const TileRows& x, index_t tile0, index_t rows, i
     product.sums = sums;
     product.sums_panel = sums_panel;
     product.accumulate = accumulate || k0 > 0;
-    // The panels behind these are what a task reads next, but for its last one.
-    const index_t next =
-        k0 + step < k ? panel0 * panel_bytes + (k0 + step) * row_bytes : (panel0 + panels) * panel_bytes;
-    product.next_w = widen || next >= static_cast<index_t>(w.bytes()) ? product.w : w.data() + next;
+    const bool last = k0 + step >= k;
+    product.next_w = widen ? nullptr : last ? after.w : panel_of(w, panel0) + (k0 + step) * row_bytes;
+    product.next_x = last ? after.x : nullptr;
+    product.next_x_bytes = last ? after.x_bytes : 0;
     b.kernel().multiply.fn(product);
+  }
+}
+
+/// Columns [skip, skip + count) of the sums of a tile in bf16, rows 32 apart.
+void store_some(const Blocks& b, const float* sums, index_t rows, index_t skip, index_t count, std::uint16_t* dst) {
+  constexpr index_t kRows = 16;
+  std::uint16_t some[kRows * kBf16Step];
+  const std::uint16_t* src = some + skip;
+  for (index_t row = 0; row < rows; row += kRows, dst += kRows * kBf16Step) {
+    const index_t n = std::min(kRows, rows - row);
+    b.p.kernels.pack_bf16_f32.fn(sums + row * kPanelColumns, n * kPanelColumns, some, kBf16Step);
+    if (count == kBf16Step / 2) {  // a copy of known size is two instructions, any other a call
+      for (index_t r = 0; r < n; ++r) std::memcpy(dst + r * kBf16Step, src + r * kBf16Step, kBf16Step);
+    } else {
+      for (index_t r = 0; r < n; ++r)
+        std::memcpy(dst + r * kBf16Step, src + r * kBf16Step, static_cast<std::size_t>(count) * 2);
+    }
   }
 }
 
@@ -145,11 +177,7 @@ void store_values(const Blocks& b, const float* sums, index_t col, index_t count
         if (n == kBf16Step) {
           b.p.kernels.pack_bf16_f32.fn(src, real * kPanelColumns, dst, kBf16Step);
         } else {
-          std::uint16_t row[kBf16Step];
-          for (index_t r = 0; r < real; ++r) {
-            b.p.kernels.pack_bf16_f32.fn(src + r * kPanelColumns + skip, n, row, kBf16Step);
-            std::memcpy(dst + r * kBf16Step + place, row, static_cast<std::size_t>(n) * 2);
-          }
+          store_some(b, src, real, skip, n, dst + place);
         }
         std::memset(dst + real * kBf16Step, 0, static_cast<std::size_t>((b.tile_rows - real) * kBf16Step) * 2);
         continue;
@@ -177,10 +205,27 @@ void pad_values(const Blocks& b, const TileRows& z, index_t k) {
     std::memset(z.at(t, z.depth - kBf16Step), 0, static_cast<std::size_t>(b.tile_rows * kBf16Step) * 2);
 }
 
-/// Output block k of a slice from its values z (tile `z_tile0` is the slice's first) and from the tiles of x.
-void finish_output(const Blocks& b, const std::vector<TileRows>& x, const TileRows& z, index_t z_tile0, index_t k,
-                   const Slice& s, index_t first_token, float* widened) {
+/// What output block k is read from first, or null.
+const std::byte* first_weights(const Blocks& b, index_t k) {
   const PackedBlocks::Output& o = b.w.outputs()[static_cast<std::size_t>(k)];
+  return o.left.shape().cols > 0 ? o.left.data() : o.tiles.empty() ? nullptr : o.tiles[0].w.data();
+}
+
+/// Output block k of a slice from its values z (tile `z_tile0` is the slice's first) and from the tiles of x. `after`
+/// are the weights that are read next.
+void finish_output(const Blocks& b, const std::vector<TileRows>& x, const TileRows& z, index_t z_tile0, index_t k,
+                   const Slice& s, index_t first_token, float* widened, const std::byte* after) {
+  const PackedBlocks::Output& o = b.w.outputs()[static_cast<std::size_t>(k)];
+  struct Part {
+    const TileRows& x;
+    index_t tile0;
+    const PackedWeights& w;
+    index_t k;
+  };
+  std::vector<Part> parts = {{z, z_tile0, o.left, o.left.shape().cols}};
+  for (const PackedBlocks::Tile& tile : o.tiles)
+    parts.push_back({x[static_cast<std::size_t>(tile.in_block)], s.tile0, tile.w, in_width(b.w, tile.in_block)});
+
   const index_t col0 = k * b.w.out_block();
   const index_t cols = std::clamp<index_t>(b.w.shape().rows - col0, 0, b.w.out_block());
   const index_t panels = ceil_div(cols, kPanelColumns);
@@ -188,10 +233,14 @@ void finish_output(const Blocks& b, const std::vector<TileRows>& x, const TileRo
   auto sums = AlignedBuffer<float>::uninitialized(std::min(panels, kGroupPanels) * sums_panel);
   for (index_t panel = 0; panel < panels; panel += kGroupPanels) {
     const index_t count = std::min(kGroupPanels, panels - panel);
-    multiply(b, z, z_tile0, s.rows, s.tiles, o.left, o.left.shape().cols, panel, count, sums.data(), false, widened);
-    for (const PackedBlocks::Tile& tile : o.tiles)
-      multiply(b, x[static_cast<std::size_t>(tile.in_block)], s.tile0, s.rows, s.tiles, tile.w,
-               in_width(b.w, tile.in_block), panel, count, sums.data(), true, widened);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const Part& part = parts[i];
+      const std::byte* next = i + 1 < parts.size()     ? panel_of(parts[i + 1].w, panel)
+                              : panel + count < panels ? panel_of(parts[0].w, panel + count)
+                                                       : after;
+      multiply(b, part.x, part.tile0, s.rows, s.tiles, part.w, part.k, panel, count, sums.data(), i > 0, widened,
+               {next});
+    }
     const index_t col = panel * kPanelColumns;
     finish(b.p, sums.data(), kPanelColumns, sums_panel, first_token + s.tile0 * b.tile_rows, s.rows, col0 + col,
            std::min(cols - col, count * kPanelColumns));
@@ -235,6 +284,31 @@ AlignedBuffer<float> widening_memory(const Blocks& b) {
   return AlignedBuffer<float>::uninitialized(widen ? kGroupPanels * kF32Depth * kPanelColumns : 0);
 }
 
+/// Panels [panel, end) of the ranks of one input block, and the runs of a group that lie in them.
+struct Stretch {
+  index_t in_block, panel, end;
+  std::span<const PackedBlocks::GroupRun> runs;
+};
+
+/// The panels of a group of output blocks: each once.
+std::vector<Stretch> stretches_of(const PackedBlocks::Group& group) {
+  std::vector<Stretch> all;
+  for (std::size_t i = 0; i < group.runs.size(); ++i) {
+    const PackedBlocks::Run& run = group.runs[i].run;
+    const index_t panel = run.first / kPanelColumns, end = ceil_div(run.first + run.count, kPanelColumns);
+    if (all.empty() || all.back().in_block != run.in_block || all.back().end < panel) {
+      all.push_back({run.in_block, panel, end, std::span(&group.runs[i], 1)});
+    } else {
+      all.back().end = std::max(all.back().end, end);
+      all.back().runs = std::span(all.back().runs.data(), all.back().runs.size() + 1);
+    }
+  }
+  return all;
+}
+const std::byte* first_panel(const Blocks& b, const Stretch& s) {
+  return panel_of(b.w.right()[static_cast<std::size_t>(s.in_block)], s.panel);
+}
+
 /// Runs: a slice of tokens and a group of output blocks are a task.
 void multiply_runs(const Blocks& b, const std::vector<TileRows>& x, index_t first, index_t tokens) {
   const auto groups = static_cast<index_t>(b.w.groups().size());
@@ -258,30 +332,35 @@ void multiply_runs(const Blocks& b, const std::vector<TileRows>& x, index_t firs
     auto sums = AlignedBuffer<float>::uninitialized(kGroupPanels * s.tiles * b.tile_rows * kPanelColumns);
     const AlignedBuffer<float> widened = widening_memory(b);
     auto* wide = const_cast<float*>(widened.data());
-    const auto end_panel = [](const PackedBlocks::Run& run) { return ceil_div(run.first + run.count, kPanelColumns); };
-    for (auto run = group.runs.begin(); run != group.runs.end();) {
-      // The runs of one input block whose panels follow each other.
-      const index_t l = run->run.in_block;
-      auto last = run;
-      index_t panel = run->run.first / kPanelColumns, end = end_panel(run->run);
-      while (++last != group.runs.end() && last->run.in_block == l && last->run.first / kPanelColumns <= end)
-        end = end_panel(last->run);
-      for (; panel < end; panel += kGroupPanels) {
-        const index_t panels = std::min(kGroupPanels, end - panel);
-        multiply(b, x[static_cast<std::size_t>(l)], s.tile0, s.rows, s.tiles, b.w.right()[static_cast<std::size_t>(l)],
-                 in_width(b.w, l), panel, panels, sums.data(), false, wide);
-        for (auto part = run; part != last; ++part) {
-          const auto& [output, r] = *part;
-          const index_t from = std::max(r.first, panel * kPanelColumns);
-          const index_t to = std::min(r.first + r.count, (panel + panels) * kPanelColumns);
+    const std::vector<Stretch> stretches = stretches_of(group);
+    const std::byte* first_output = first_weights(b, group.first);
+    for (std::size_t i = 0; i < stretches.size(); ++i) {
+      const Stretch& stretch = stretches[i];
+      const auto l = static_cast<std::size_t>(stretch.in_block);
+      for (index_t panel = stretch.panel; panel < stretch.end; panel += kGroupPanels) {
+        const index_t panels = std::min(kGroupPanels, stretch.end - panel);
+        const std::byte* next = panel + panels < stretch.end ? panel_of(b.w.right()[l], panel + panels)
+                                : i + 1 < stretches.size()   ? first_panel(b, stretches[i + 1])
+                                                             : first_output;
+        const bool last = panel + panels >= stretch.end;
+        const TileRows& x_after =
+            x[static_cast<std::size_t>(stretches[last && i + 1 < stretches.size() ? i + 1 : i].in_block)];
+        multiply(b, x[l], s.tile0, s.rows, s.tiles, b.w.right()[l], in_width(b.w, stretch.in_block), panel, panels,
+                 sums.data(), false, wide, {next, x_after.at(s.tile0, 0), last ? s.tiles * x_after.tile_bytes() : 0});
+        for (const auto& [output, run] : stretch.runs) {
+          const index_t from = std::max(run.first, panel * kPanelColumns);
+          const index_t to = std::min(run.first + run.count, (panel + panels) * kPanelColumns);
           store_values(b, sums.data(), from - panel * kPanelColumns, to - from, s.rows,
-                       z[static_cast<std::size_t>(output - group.first)], 0, s.tiles, r.offset + from - r.first);
+                       z[static_cast<std::size_t>(output - group.first)], 0, s.tiles, run.offset + from - run.first);
         }
       }
-      run = last;
     }
+    const PackedBlocks::Group& next_group = b.w.groups()[static_cast<std::size_t>((task + 1) % groups)];
     for (index_t i = 0; i < group.count; ++i)
-      finish_output(b, x, z[static_cast<std::size_t>(i)], 0, group.first + i, s, first, wide);
+      finish_output(b, x, z[static_cast<std::size_t>(i)], 0, group.first + i, s, first, wide,
+                    i + 1 < group.count       ? first_weights(b, group.first + i + 1)
+                    : next_group.runs.empty() ? first_weights(b, next_group.first)
+                                              : first_panel(b, stretches_of(next_group).front()));
   });
 }
 
@@ -300,10 +379,16 @@ void multiply_coupled(const Blocks& b, const std::vector<TileRows>& x, const std
     auto sums = AlignedBuffer<float>::uninitialized(inputs * count * panel_sums);
     auto coupled = AlignedBuffer<float>::uninitialized(outputs * panel_sums);
     const AlignedBuffer<float> widened = widening_memory(b);
-    for (index_t l = 0; l < inputs; ++l)
-      multiply(b, x[static_cast<std::size_t>(l)], s.tile0, s.rows, s.tiles, b.w.right()[static_cast<std::size_t>(l)],
-               in_width(b.w, l), panel, count, sums.data() + l * count * panel_sums, false,
-               const_cast<float*>(widened.data()));
+    for (index_t l = 0; l < inputs; ++l) {
+      const PackedWeights& right = b.w.right()[static_cast<std::size_t>(l)];
+      const std::byte* next = l + 1 < inputs           ? panel_of(b.w.right()[static_cast<std::size_t>(l + 1)], panel)
+                              : panel + count < panels ? panel_of(b.w.right()[0], panel + count)
+                                                       : b.w.right()[0].data();
+      const TileRows& x_after = x[static_cast<std::size_t>(l + 1 < inputs ? l + 1 : 0)];
+      multiply(b, x[static_cast<std::size_t>(l)], s.tile0, s.rows, s.tiles, right, in_width(b.w, l), panel, count,
+               sums.data() + l * count * panel_sums, false, const_cast<float*>(widened.data()),
+               {next, x_after.at(s.tile0, 0), s.tiles * x_after.tile_bytes()});
+    }
     for (index_t i = 0; i < count; ++i) {
       kernels::Couple c{};
       c.v = sums.data() + i * panel_sums;
@@ -325,8 +410,21 @@ void multiply_coupled(const Blocks& b, const std::vector<TileRows>& x, const std
     const index_t k = task % outputs;
     const Slice s = slice_at(b, tokens, task / outputs);
     const AlignedBuffer<float> widened = widening_memory(b);
-    finish_output(b, x, z[static_cast<std::size_t>(k)], s.tile0, k, s, first, const_cast<float*>(widened.data()));
+    finish_output(b, x, z[static_cast<std::size_t>(k)], s.tile0, k, s, first, const_cast<float*>(widened.data()),
+                  first_weights(b, (k + 1) % outputs));
   });
+}
+
+/// Values of a token that a task keeps, at most.
+index_t most_values(const PackedBlocks& w) {
+  index_t most = 0;
+  for (const PackedBlocks::Group& group : w.groups()) {
+    index_t values = 0;
+    for (index_t i = 0; i < group.count; ++i)
+      values += w.outputs()[static_cast<std::size_t>(group.first + i)].left.shape().cols;
+    most = std::max(most, values);
+  }
+  return most;
 }
 
 void multiply_many_tokens(const Product& p, const PackedBlocks& w, const kernels::KernelTable& table) {
@@ -337,8 +435,10 @@ void multiply_many_tokens(const Product& p, const PackedBlocks& w, const kernels
     Blocks b{p, w, table, 0, 0, 0};
     b.tile_rows = balanced(tokens, b.kernel().max_tile_rows);
     b.tiles = ceil_div(tokens, b.tile_rows);
-    const index_t row_bytes = std::max<index_t>(1, p.k) * (p.path == Path::f32 ? 4 : 2);
-    const index_t slice_tokens = coupled ? kCoupleTokens : std::clamp<index_t>(kSliceBytes / row_bytes, 32, 256);
+    const index_t value_bytes = most_values(w) * (p.path == Path::f32 ? 4 : 2);
+    const index_t slice_tokens =
+        coupled ? kCoupleTokens
+                : std::clamp<index_t>(kSliceBytes / std::max<index_t>(1, value_bytes), 32, kSliceTokens);
     b.slice_tiles = balanced(b.tiles, std::max<index_t>(1, slice_tokens / b.tile_rows));
 
     std::vector<TileRows> x, z;
