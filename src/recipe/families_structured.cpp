@@ -147,7 +147,10 @@ struct BlockDiagonalForm : NoTables {
   }
 };
 
-/// A rank above what the shape has is cut to it.
+/// More blocks than a matrix has rows or columns are cut to it, and a rank above what the shape has.
+index_t cut_blocks(index_t blocks, MatrixShape shape) {
+  return std::max<index_t>(1, std::min({blocks, shape.rows, shape.cols}));
+}
 index_t cut_rank(index_t rank, index_t most) { return std::max<index_t>(1, std::min(rank, most)); }
 
 struct LowRankForm : NoTables {
@@ -182,8 +185,9 @@ struct LowRankForm : NoTables {
 struct MonarchForm : NoTables {
   static std::string name(const Fit& fit) { return fmt::format("monarch-b{}-r{}", fit.blocks, fit.rank); }
   static Monarch::Parameters parameters(MatrixShape shape, const Fit& fit, const FactorFormat& factors) {
-    const index_t most = std::min(ceil_div(shape.rows, fit.blocks), ceil_div(shape.cols, fit.blocks));
-    return {fit.blocks, fit.blocks, cut_rank(fit.rank / fit.blocks, most), OutputOrder::blocked, factors};
+    const index_t b = cut_blocks(fit.blocks, shape);
+    const index_t most = std::min(ceil_div(shape.rows, b), ceil_div(shape.cols, b));
+    return {b, b, cut_rank(fit.rank / fit.blocks, most), OutputOrder::blocked, factors};
   }
   static std::vector<Part> parts(MatrixShape shape, const Fit& fit, const std::shared_ptr<const Codec>& values) {
     const Monarch::Parameters p = parameters(shape, fit, {});
@@ -214,8 +218,8 @@ struct MonarchForm : NoTables {
 struct BlastForm : NoTables {
   static std::string name(const Fit& fit) { return fmt::format("blast-b{}-r{}", fit.blocks, fit.rank); }
   static Blast::Parameters parameters(MatrixShape shape, const Fit& fit, const FactorFormat& factors) {
-    const index_t block = std::min(ceil_div(shape.rows, fit.blocks), ceil_div(shape.cols, fit.blocks));
-    return {fit.blocks, cut_rank(fit.rank, fit.blocks * block), factors};
+    const index_t b = cut_blocks(fit.blocks, shape);
+    return {b, cut_rank(fit.rank, b * std::min(ceil_div(shape.rows, b), ceil_div(shape.cols, b))), factors};
   }
   static std::vector<Part> parts(MatrixShape shape, const Fit& fit, const std::shared_ptr<const Codec>& values) {
     const Blast::Parameters p = parameters(shape, fit, {});
