@@ -201,7 +201,9 @@ class BlockFactors {
     std::fill(z.begin(), z.end(), 0.0f);
     for (index_t l = 0; l < inputs; ++l) {
       const float* s = parts_->coupling->data() + (k * inputs + l) * ranks;
-      for (index_t i = 0; i < z.size(); ++i) z[i] += s[i % ranks] * values[static_cast<std::size_t>(l)][i];
+      const float* v = values[static_cast<std::size_t>(l)].data();
+      for (index_t row = 0; row < z.size(); row += ranks)
+        for (index_t r = 0; r < ranks; ++r) z[row + r] += s[r] * v[row + r];
     }
   }
 
@@ -234,7 +236,8 @@ class BlockFactors {
       for (index_t l = 0; p.coupling != nullptr && !skip && l < inputs; ++l) {
         const float* s = p.coupling->data() + (k * inputs + l) * ranks;
         Values& v = values[static_cast<std::size_t>(l)];
-        for (index_t i = 0; i < z.size(); ++i) v[i] += s[i % ranks] * z[i];
+        for (index_t row = 0; row < z.size(); row += ranks)
+          for (index_t r = 0; r < ranks; ++r) v[row + r] += s[r] * z[row + r];
       }
       for (; tile != p.tiles.end() && tile->out_block == k; ++tile)
         if (!skip) add_transposed(tile->w, block, tile->in_block, x, how);
