@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <numeric>
 #include <optional>
 
 #include "blockpack/io/atomic_file.hpp"
@@ -210,18 +211,14 @@ class Laboratory {
       throw ValueError("no such form: " + form);
     };
     Score result;
-    for (std::size_t set = 0; set < (algorithms.empty() ? 1 : sets_.size()); ++set)
-      result.bits_per_byte.push_back(score(stored(kFirst, set, scheme_of, result.bits_per_weight)));
-    error = 0;
     errors.clear();
-    for (std::size_t m = kFirst; m < weights_.size(); ++m) {
-      const std::string scheme = scheme_of(m);
-      FrontierOptions options;
-      options.gram = sets_[0][m].gram.get();
-      options.execution = how_;
-      errors.push_back(scheme_frontier(weights_[m].view(), std::span(&scheme, 1), options).front().error);
-      error += errors.back() / static_cast<double>(weights_.size() - kFirst);
+    for (std::size_t set = 0; set < (algorithms.empty() ? 1 : sets_.size()); ++set) {
+      const ByteDecoder decoder = stored(kFirst, set, scheme_of, result.bits_per_weight);
+      result.bits_per_byte.push_back(score(decoder));
+      for (std::size_t m = kFirst; set == 0 && m < weights_.size(); ++m)
+        errors.push_back(relative_error(weights_[m].view(), decoder.matrix(m), sets_[0][m].gram.get(), how_));
     }
+    error = std::accumulate(errors.begin(), errors.end(), 0.0) / static_cast<double>(errors.size());
     return result;
   }
 

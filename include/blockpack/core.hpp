@@ -21,6 +21,7 @@
 #include "blockpack/core/linear_operator.hpp"
 #include "blockpack/core/pack_policy.hpp"
 #include "blockpack/core/packed_cache.hpp"
+#include "blockpack/core/parts.hpp"
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/reference.hpp"
 #include "blockpack/core/row_format.hpp"

@@ -31,22 +31,6 @@ void for_chunks(index_t rows, index_t chunk, const Execution& how, const F& body
                [&](index_t task) { body(task * chunk, std::min(chunk, rows - task * chunk), inner); });
 }
 
-/// `w` must outlive the source.
-RowSource dense_rows(const MatrixView<const float>& w) {
-  RowSource source;
-  source.rows = w.rows();
-  source.cols = w.cols();
-  source.dense = w.data();
-  source.dense_type = WeightType::f32;
-  source.dense_row_stride = w.row_stride();
-  source.self = &w;
-  source.decode_f32 = [](const void* self, index_t row, index_t col, index_t count, float* dst) {
-    const float* src = static_cast<const MatrixView<const float>*>(self)->row_data(row) + col;
-    std::copy(src, src + count, dst);
-  };
-  return source;
-}
-
 /// A block on the diagonal in double: its Cholesky factor and the inverse of that.
 struct DiagonalBlock {
   std::array<double, kBlock * kBlock> factor;
@@ -95,7 +79,7 @@ void multiply(MatrixView<const float> x, MatrixView<const float> w, MatrixView<c
   if (y.empty()) return;
   for_chunks(x.rows(), kRowChunk, how, [&](index_t row, index_t rows, ApplyOptions inner) {
     if (residual.data() != nullptr) inner.epilogue.residual = residual.rows_from(row, rows);
-    matmul(x.rows_from(row, rows), dense_rows(w), y.rows_from(row, rows), Activations::f32, inner);
+    matmul(x.rows_from(row, rows), rows_of(w), y.rows_from(row, rows), Activations::f32, inner);
   });
 }
 
@@ -107,7 +91,7 @@ void multiply_upper(MatrixView<const float> x, MatrixView<const float> u, Matrix
     for (index_t col = 0; col < u.cols(); col += kChunk) {
       const index_t cols = std::min(kChunk, u.cols() - col), depth = col + cols;
       const MatrixView<const float> part = u.block(0, col, depth, cols);
-      matmul_transpose(x.block(row, 0, rows, depth), dense_rows(part), y.block(row, col, rows, cols), inner);
+      matmul_transpose(x.block(row, 0, rows, depth), rows_of(part), y.block(row, col, rows, cols), inner);
     }
   });
 }
@@ -181,7 +165,7 @@ HessianProduct::HessianProduct(const GramMatrix& h, const Execution& how)
   unit_ = mean > 0.0 ? mean : 1.0;
   h.copy_to(MatrixView<float>(h_.data(), size_, size_), 1.0 / unit_, 0.0, step_execution(how));
   const MatrixView<const float> rows = matrix();
-  packed_ = PackedWeights::pack(dense_rows(rows), WeightType::f32, step_execution(how));
+  packed_ = PackedWeights::pack(rows_of(rows), WeightType::f32, step_execution(how));
 }
 
 void HessianProduct::apply(MatrixView<const float> d, MatrixView<float> g, const Execution& how) const {

@@ -8,6 +8,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <optional>
 
 #include "blockpack/io/sharded.hpp"
 #include "blockpack/recipe/frontier.hpp"
@@ -148,7 +149,8 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
       entries.emplace_back();
       schemes.emplace_back();
       weights += static_cast<double>(shape.rows) * static_cast<double>(shape.cols);
-      const recipe_detail::MeasuredError measure(w, share ? calibration.gram.get() : nullptr, options.execution);
+      std::optional<recipe_detail::MeasuredError> output;
+      if (share) output.emplace(w, calibration.gram.get(), options.execution);
       for (const std::string& scheme : share ? share_menu(shape, share_left(target)) : given) {
         std::shared_ptr<const Codec> codec = registry.codec(scheme);
         const CalibrationNeeds needs = codec->needs();
@@ -162,7 +164,7 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
         try {
           const AnyLinear candidate = encode_matrix(*fitted(codec, w, encode), w, encode);
           const double loss = options.loss ? options.loss(tensors[i].name, candidate)
-                              : share      ? measure.squared(candidate)
+                              : share      ? output->squared(candidate)
                                            : squared_error(w, candidate, calibration.importance, encode.execution);
           entries.back().push_back({8.0 * static_cast<double>(candidate.storage_bytes()), std::max(loss, 0.0)});
         } catch (const ValueError& error) {

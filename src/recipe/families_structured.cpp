@@ -119,10 +119,7 @@ class StructuredCodec final : public Codec {
   Fit fit_;
 };
 
-/// Rows of a factor whose blocks are padded, without the rows beyond the last output: block k has q of them.
-RowMajorMatrix<float> real_rows(const RowMajorMatrix<float>& padded, index_t rows) { return padded.topRows(rows); }
-
-/// A row-wise format behind a structured one.
+/// The format of couplings.
 std::shared_ptr<const Codec> bf16_codec() { return make_row_codec(DenseFormat<bf16>{}); }
 
 struct NoTables {
@@ -206,7 +203,7 @@ struct MonarchForm : NoTables {
     MonarchFactors<float> f = monarch_project<float>(w, how);
     if (fit.refine) f = monarch_refine<float>(w, std::move(f), *options.gram, 10, options.execution).factors;
     put(view(std::as_const(f.first)), parts[0]);
-    const RowMajorMatrix<float> second = real_rows(f.second, w.rows());
+    const RowMajorMatrix<float> second = f.second.topRows(w.rows());  // without the padding
     put(view(second), parts[1]);
   }
   static Monarch open(MatrixShape shape, const Fit& fit, const FactorFormat& factors, std::span<const Section> sections,
@@ -240,7 +237,7 @@ struct BlastForm : NoTables {
     how.gram = fit.whiten ? options.gram : nullptr;
     BlastFactors<float> f = blast_factorize<float>(w, how).factors;
     if (fit.refine) f = blast_refine<float>(w, f, *options.gram, 50, options.execution).factors;
-    const RowMajorMatrix<float> left = real_rows(f.left, w.rows());
+    const RowMajorMatrix<float> left = f.left.topRows(w.rows());  // without the padding
     put(view(left), parts[0]);
     put(view(std::as_const(f.right)), parts[1]);
     put(view(std::as_const(f.coupling)), parts[2]);
@@ -345,7 +342,7 @@ std::shared_ptr<const Codec> make(const Scheme& scheme, const char* keys, const 
   std::shared_ptr<const Codec> values = Registry::standard().codec(scheme.inner(field));
   if (!values->row_wise())
     fail_scheme(scheme.text, scheme.fields[field].offset, "the factors of a structured form need a row-wise format");
-  if (fit.rank > 0 && std::string_view(keys) == "br" && std::is_same_v<Form, MonarchForm> && fit.rank % fit.blocks != 0)
+  if (std::is_same_v<Form, MonarchForm> && fit.rank % fit.blocks != 0)
     fail_scheme(scheme.text, scheme.fields[1].offset, "the rank of a Monarch form is a multiple of its blocks");
   return std::make_shared<const StructuredCodec<Form>>(std::move(values), fit);
 }

@@ -39,6 +39,10 @@ std::vector<FrontierPoint> scheme_frontier(MatrixView<const float> w, std::span<
   return points;
 }
 
+double relative_error(MatrixView<const float> w, const AnyLinear& form, const GramMatrix* gram, const Execution& how) {
+  return recipe_detail::MeasuredError(w, gram, how).relative(form);
+}
+
 const FrontierPoint* best_within_bytes(std::span<const FrontierPoint> points, index_t bytes) {
   const FrontierPoint* best = nullptr;
   for (const FrontierPoint& p : points)

@@ -19,7 +19,7 @@ class MeasuredError {
     how_.progress = nullptr;
     if (gram != nullptr) {
       if (gram->in_features() != w.cols())
-        throw ShapeError("scheme_frontier: gram has " + std::to_string(gram->in_features()) + " features, w has " +
+        throw ShapeError("gram has " + std::to_string(gram->in_features()) + " features, w has " +
                          std::to_string(w.cols()) + " columns");
       g_ = AlignedBuffer<float>(checked_mul(w.cols(), w.cols(), "MeasuredError"));
       const double scale = gram->mean_diagonal() > 0 ? 1.0 / gram->mean_diagonal() : 1.0;

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "blockpack/core/buffer.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/parts.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -46,18 +46,12 @@ class Compose {
 
   /// The operator whose `sections()` are these. FormatError for a section of neither part; errors of the parts.
   static Compose from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections) {
-    std::vector<Section> outer, inner;
-    for (const Section& s : sections) {
-      if (s.name.starts_with("outer.")) {
-        outer.push_back({s.name.substr(6), s.data});
-      } else if (s.name.starts_with("inner.")) {
-        inner.push_back({s.name.substr(6), s.data});
-      } else {
-        throw FormatError("from_sections: section " + s.name + " belongs to neither part of the composition");
-      }
-    }
-    return {Outer::from_sections({shape.rows, parameters.middle}, parameters.outer, outer),
-            Inner::from_sections({parameters.middle, shape.cols}, parameters.inner, inner)};
+    static constexpr std::string_view kParts[] = {"outer.", "inner."};
+    detail::require_prefixes(sections, kParts);
+    return {Outer::from_sections({shape.rows, parameters.middle}, parameters.outer,
+                                 detail::sections_of(sections, "outer.")),
+            Inner::from_sections({parameters.middle, shape.cols}, parameters.inner,
+                                 detail::sections_of(sections, "inner."))};
   }
 
   index_t out_features() const { return outer_.out_features(); }
@@ -68,24 +62,19 @@ class Compose {
   /// The sections of both parts, named `outer.…` and `inner.…`.
   std::vector<Section> sections() const {
     std::vector<Section> all;
-    for (Section& s : outer_.sections()) all.push_back({"outer." + s.name, std::move(s.data)});
-    for (Section& s : inner_.sections()) all.push_back({"inner." + s.name, std::move(s.data)});
+    detail::append_sections(all, "outer.", outer_);
+    detail::append_sections(all, "inner.", inner_);
     return all;
   }
   std::size_t storage_bytes() const { return outer_.storage_bytes() + inner_.storage_bytes(); }
   /// Of the parts that have a packed form.
-  std::size_t packed_bytes() const noexcept {
-    std::size_t sum = 0;
-    if constexpr (requires { outer_.packed_bytes(); }) sum += outer_.packed_bytes();
-    if constexpr (requires { inner_.packed_bytes(); }) sum += inner_.packed_bytes();
-    return sum;
-  }
+  std::size_t packed_bytes() const { return detail::packed_bytes_of(outer_) + detail::packed_bytes_of(inner_); }
 
   /// Both parts under the same options; the epilogue belongs to the outer one. The intermediate [tokens, inner.out] is
   /// float32 and lives for the call.
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
     detail::check_apply_shapes("apply", out_features(), in_features(), x.shape(), y.shape(), how.epilogue);
-    Intermediate middle(x.rows(), inner_.out_features());
+    detail::CallMatrix middle(x.rows(), inner_.out_features());
     ApplyOptions first = how;
     first.epilogue = {};
     inner_.apply(x, middle.view(), first);
@@ -95,7 +84,7 @@ class Compose {
   void apply_transpose(MatrixView<const float> y, MatrixView<float> x,
                        const ApplyOptions& how = {}) const requires TransposableOperator<Outer> {
     detail::check_apply_shapes("apply_transpose", in_features(), out_features(), y.shape(), x.shape(), {});
-    Intermediate middle(y.rows(), inner_.out_features());
+    detail::CallMatrix middle(y.rows(), inner_.out_features());
     outer_.apply_transpose(y, middle.view(), how);
     inner_.apply_transpose(middle.view(), x, how);
   }
@@ -103,23 +92,12 @@ class Compose {
   /// Rows of the product: rows of the outer part through the transposed inner one.
   void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const {
     detail::check_decode_rows("decode_rows", {out_features(), in_features()}, rows, y.shape());
-    Intermediate middle(y.rows(), inner_.out_features());
+    detail::CallMatrix middle(y.rows(), inner_.out_features());
     outer_.decode_rows(rows, middle.view());
     inner_.apply_transpose(middle.view(), y, ApplyOptions{});
   }
 
  private:
-  class Intermediate {
-   public:
-    Intermediate(index_t rows, index_t cols)
-        : buffer_(AlignedBuffer<float>::uninitialized(checked_mul(rows, cols, "Compose"))), rows_(rows), cols_(cols) {}
-    MatrixView<float> view() { return {buffer_.data(), rows_, cols_}; }
-
-   private:
-    AlignedBuffer<float> buffer_;
-    index_t rows_, cols_;
-  };
-
   Outer outer_;
   Inner inner_;
 };

@@ -19,6 +19,18 @@ namespace blockpack::inline BLOCKPACK_ABI {
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
 
+/// A packed form that is built once: `store` runs under `once`, `ready` says that readers may look.
+template <class Packed>
+struct PackedOnce {
+  std::once_flag once;
+  std::atomic<bool> ready{false};
+  Packed packed;
+  void store(Packed&& p) {
+    packed = std::move(p);
+    ready.store(true, std::memory_order_release);
+  }
+};
+
 /// Shared by the copies of an operator; safe to use from any number of threads.
 class PackedCache {
  public:
@@ -29,7 +41,7 @@ class PackedCache {
   /// a stored form (`released`) only what is packed already is given out.
   const PackedWeights* get(const RowSource& w, WeightType type, const Execution& how, bool released = false) {
     if (policy_.kind == PackPolicy::Kind::none) return nullptr;
-    Entry<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
+    PackedOnce<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
     if (policy_.kind == PackPolicy::Kind::on_first_use && !released) {
       std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how)); });
     }
@@ -53,7 +65,7 @@ class PackedCache {
   /// Packs now, for the `ahead` and `into` policies; does nothing for the others.
   void pack_ahead(const RowSource& w, WeightType type, const Execution& how) {
     if (policy_.kind != PackPolicy::Kind::ahead && policy_.kind != PackPolicy::Kind::into) return;
-    Entry<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
+    PackedOnce<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
     std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how, policy_.memory)); });
   }
 
@@ -71,20 +83,9 @@ class PackedCache {
   }
 
  private:
-  template <class Packed>
-  struct Entry {
-    std::once_flag once;
-    std::atomic<bool> ready{false};
-    Packed packed;
-    void store(Packed&& p) {
-      packed = std::move(p);
-      ready.store(true, std::memory_order_release);
-    }
-  };
-
   PackPolicy policy_;
-  std::array<Entry<PackedWeights>, 2> entries_;
-  Entry<PackedCodes> codes_;
+  std::array<PackedOnce<PackedWeights>, 2> entries_;
+  PackedOnce<PackedCodes> codes_;
 };
 
 #endif

@@ -3,9 +3,12 @@
 
 /// Rows of a weight matrix, produced on demand: how a compressed form feeds the engine and the reference.
 
+#include <algorithm>
+
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/scalar.hpp"
 #include "blockpack/core/types.hpp"
+#include "blockpack/core/view.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -29,5 +32,20 @@ struct RowSource {
   WeightType dense_type = WeightType::f32;
   index_t dense_row_stride = 0;  ///< in elements
 };
+
+/// The rows of a float matrix in memory; the view, which must outlive the source, may have any row_stride.
+inline RowSource rows_of(const MatrixView<const float>& w) {
+  RowSource source;
+  source.rows = w.rows();
+  source.cols = w.cols();
+  source.dense = w.data();
+  source.dense_type = WeightType::f32;
+  source.dense_row_stride = w.row_stride();
+  source.self = &w;
+  source.decode_f32 = [](const void* self, index_t row, index_t col, index_t count, float* dst) {
+    std::copy_n(static_cast<const MatrixView<const float>*>(self)->row_data(row) + col, count, dst);
+  };
+  return source;
+}
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

@@ -38,6 +38,11 @@ BLOCKPACK_API std::vector<FrontierPoint> scheme_frontier(MatrixView<const float>
                                                          const FrontierOptions& options = {},
                                                          const Registry& registry = Registry::standard());
 
+/// The error of a form of w as FrontierPoint has it. ShapeError for a gram of another size. Cost: decodes the form
+/// once; with XᵀX 4 · out · in² operations.
+BLOCKPACK_API double relative_error(MatrixView<const float> w, const AnyLinear& form, const GramMatrix* gram = nullptr,
+                                    const Execution& how = {});
+
 /// The point of least error within a number of bytes, or of fewest bytes within an error; null when there is none.
 BLOCKPACK_API const FrontierPoint* best_within_bytes(std::span<const FrontierPoint> points, index_t bytes);
 BLOCKPACK_API const FrontierPoint* best_within_error(std::span<const FrontierPoint> points, double error);

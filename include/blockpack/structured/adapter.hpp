@@ -21,23 +21,12 @@
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/dense.hpp"
 #include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/parts.hpp"
 #include "blockpack/core/reference.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
 namespace detail {
-
-/// A float matrix that lives for one call.
-class CallMatrix {
- public:
-  CallMatrix(index_t rows, index_t cols)
-      : buffer_(AlignedBuffer<float>::uninitialized(checked_mul(rows, cols, "CallMatrix"))), rows_(rows), cols_(cols) {}
-  MatrixView<float> view() noexcept { return {buffer_.data(), rows_, cols_}; }
-
- private:
-  AlignedBuffer<float> buffer_;
-  index_t rows_, cols_;
-};
 
 /// Whether two views of floats share memory, gaps between rows included.
 inline bool may_overlap(MatrixView<const float> a, MatrixView<const float> b) noexcept {
@@ -85,25 +74,6 @@ inline void add_scaled(MatrixView<float> dst, MatrixView<const float> src, float
     const float* s = src.row_data(m);
     for (index_t n = 0; n < dst.cols(); ++n) d[n] += sign * s[n];
   }
-}
-
-/// The sections whose names start with `prefix`, without it.
-inline std::vector<Section> sections_of(std::span<const Section> all, const std::string& prefix) {
-  std::vector<Section> part;
-  for (const Section& s : all)
-    if (s.name.starts_with(prefix)) part.push_back({s.name.substr(prefix.size()), s.data});
-  return part;
-}
-/// The sections of an operator with `prefix` before their names.
-template <class Op>
-void append_sections(std::vector<Section>& all, const std::string& prefix, const Op& op) {
-  for (Section& s : op.sections()) all.push_back({prefix + s.name, std::move(s.data)});
-}
-
-template <class Op>
-std::size_t packed_bytes_of(const Op& op) {
-  if constexpr (requires { op.packed_bytes(); }) return op.packed_bytes();
-  return 0;
 }
 
 /// A part that can be read back from its sections; AnyLinear cannot, nobody knows what is inside.

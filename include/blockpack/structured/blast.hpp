@@ -42,9 +42,9 @@ class Blast {
                       MatrixView<const float> coupling, const Parameters& parameters, const EncodeOptions& options = {},
                       PackPolicy policy = {}) {
     check(shape, parameters);
-    require(left.shape(), left_shape(shape, parameters), "left");
-    require(right.shape(), right_shape(shape, parameters), "right");
-    require(coupling.shape(), coupling_shape(parameters), "coupling");
+    detail::require_factor("Blast", "left", left.shape(), left_shape(shape, parameters));
+    detail::require_factor("Blast", "right", right.shape(), right_shape(shape, parameters));
+    detail::require_factor("Blast", "coupling", coupling.shape(), coupling_shape(parameters));
     return Blast(shape, parameters, parameters.factors.encode(left, options), parameters.factors.encode(right, options),
                  coupling_format(parameters).encode(coupling, options), policy);
   }
@@ -52,13 +52,13 @@ class Blast {
   static Blast from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections,
                              PackPolicy policy = {}) {
     check(shape, parameters);
-    static constexpr std::string_view kParts[] = {"left", "right", "coupling"};
-    detail::require_parts(sections, kParts);
+    static constexpr std::string_view kParts[] = {"left.", "right.", "coupling."};
+    detail::require_prefixes(sections, kParts);
     return Blast(
         shape, parameters,
-        parameters.factors.open(left_shape(shape, parameters), detail::part_sections(sections, "left")),
-        parameters.factors.open(right_shape(shape, parameters), detail::part_sections(sections, "right")),
-        coupling_format(parameters).open(coupling_shape(parameters), detail::part_sections(sections, "coupling")),
+        parameters.factors.open(left_shape(shape, parameters), detail::sections_of(sections, "left.")),
+        parameters.factors.open(right_shape(shape, parameters), detail::sections_of(sections, "right.")),
+        coupling_format(parameters).open(coupling_shape(parameters), detail::sections_of(sections, "coupling.")),
         policy);
   }
 
@@ -83,9 +83,9 @@ class Blast {
   }
   std::vector<Section> sections() const {
     std::vector<Section> all;
-    detail::add_sections(all, "left", left_.sections());
-    detail::add_sections(all, "right", right_.sections());
-    detail::add_sections(all, "coupling", coupling_.sections());
+    detail::append_sections(all, "left.", left_);
+    detail::append_sections(all, "right.", right_);
+    detail::append_sections(all, "coupling.", coupling_);
     return all;
   }
   std::size_t storage_bytes() const {
@@ -122,10 +122,6 @@ class Blast {
     if (p.blocks < 1) throw ValueError("Blast: blocks = " + std::to_string(p.blocks) + ", at least 1 needed");
     if (p.rank < 1) throw ValueError("Blast: rank = " + std::to_string(p.rank) + ", at least 1 needed");
     if (shape.rows < 0 || shape.cols < 0) throw ShapeError("Blast: the shape is negative");
-  }
-  static void require(MatrixShape came, MatrixShape needed, const char* name) {
-    if (came != needed)
-      throw ShapeError(std::string("Blast: ") + name + " is " + to_string(came) + ", " + to_string(needed) + " needed");
   }
 
   static BlockFactors::Parts parts(MatrixShape shape, const Parameters& b, const AnyLinear& left,

@@ -52,11 +52,11 @@ class BlockDiagonal {
   static BlockDiagonal from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections,
                                      PackPolicy policy = {}) {
     check(shape, parameters.blocks);
-    static constexpr std::string_view kParts[] = {"blocks"};
-    detail::require_parts(sections, kParts);
+    static constexpr std::string_view kParts[] = {"blocks."};
+    detail::require_prefixes(sections, kParts);
     return BlockDiagonal(
         shape, parameters,
-        parameters.factors.open(stack_shape(shape, parameters.blocks), detail::part_sections(sections, "blocks")),
+        parameters.factors.open(stack_shape(shape, parameters.blocks), detail::sections_of(sections, "blocks.")),
         policy);
   }
 
@@ -74,7 +74,7 @@ class BlockDiagonal {
   }
   std::vector<Section> sections() const {
     std::vector<Section> all;
-    detail::add_sections(all, "blocks", stack_.sections());
+    detail::append_sections(all, "blocks.", stack_);
     return all;
   }
   std::size_t storage_bytes() const { return stack_.storage_bytes(); }

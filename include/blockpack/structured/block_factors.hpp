@@ -9,7 +9,6 @@
 /// after the other, at most 256 tokens at a time.
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -24,6 +23,7 @@
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/dense.hpp"
 #include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/packed_cache.hpp"
 #include "blockpack/core/reference.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -52,7 +52,8 @@ class BlockFactors {
     cache_ = std::make_shared<Cache>(policy);
     type_ = common_type();
     if (type_ && (policy.kind == PackPolicy::Kind::ahead || policy.kind == PackPolicy::Kind::into))
-      std::call_once(cache_->once, [&] { cache_->pack(source(), *type_, Execution{}, policy.memory); });
+      std::call_once(cache_->once,
+                     [&] { cache_->store(PackedBlocks::pack(source(), *type_, Execution{}, policy.memory)); });
 #else
     static_cast<void>(policy);
 #endif
@@ -260,16 +261,10 @@ class BlockFactors {
   }
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-  struct Cache {
+  /// The packed form of all factors.
+  struct Cache : PackedOnce<PackedBlocks> {
     explicit Cache(PackPolicy p) : policy(p) {}
-    void pack(const BlockSource& w, WeightType type, const Execution& how, std::span<std::byte> memory = {}) {
-      packed = PackedBlocks::pack(w, type, how, memory);
-      ready.store(true, std::memory_order_release);
-    }
     PackPolicy policy;
-    std::once_flag once;
-    std::atomic<bool> ready{false};
-    PackedBlocks packed;
   };
 
   /// The type all factors share, float32 or bf16.
@@ -312,7 +307,7 @@ class BlockFactors {
     const bool rounds = how.activations == Activations::int8 || how.activations == Activations::int8_token;
     if (rounds) return nullptr;
     if (cache_->policy.kind == PackPolicy::Kind::on_first_use)
-      std::call_once(cache_->once, [&] { cache_->pack(source(), *type_, how.execution); });
+      std::call_once(cache_->once, [&] { cache_->store(PackedBlocks::pack(source(), *type_, how.execution)); });
     return cache_->ready.load(std::memory_order_acquire) && cache_->packed.level() == how.execution.level()
                ? &cache_->packed
                : nullptr;

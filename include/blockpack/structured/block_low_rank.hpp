@@ -50,9 +50,9 @@ class BlockLowRank {
       throw ShapeError("BlockLowRank: ranks has " + std::to_string(ranks.size()) + " values, one for each of " +
                        to_string(grid(shape, parameters)) + " tiles needed");
     const Counts counts = count(ranks);
-    require(left.shape(), left_shape(parameters, counts.ranks), "left");
-    require(right.shape(), right_shape(parameters, counts.ranks), "right");
-    require(tiles.shape(), tiles_shape(parameters, counts.dense), "tiles");
+    detail::require_factor("BlockLowRank", "left", left.shape(), left_shape(parameters, counts.ranks));
+    detail::require_factor("BlockLowRank", "right", right.shape(), right_shape(parameters, counts.ranks));
+    detail::require_factor("BlockLowRank", "tiles", tiles.shape(), tiles_shape(parameters, counts.dense));
     AlignedBuffer<std::byte> bytes(static_cast<index_t>(ranks.size_bytes()));
     if (!ranks.empty()) std::memcpy(bytes.data(), ranks.data(), ranks.size_bytes());
     return BlockLowRank(shape, parameters, {ranks.begin(), ranks.end()}, SharedBytes(std::move(bytes)),
@@ -76,8 +76,8 @@ class BlockLowRank {
         factors.push_back(s);
       }
     }
-    static constexpr std::string_view kParts[] = {"left", "right", "tiles"};
-    detail::require_parts(factors, kParts);
+    static constexpr std::string_view kParts[] = {"left.", "right.", "tiles."};
+    detail::require_prefixes(factors, kParts);
     const index_t needed =
         checked_mul(checked_mul(tiles_in_grid.rows, tiles_in_grid.cols, "from_sections"), 4, "from_sections");
     if (!found || static_cast<index_t>(table.bytes.size()) != needed)
@@ -87,12 +87,12 @@ class BlockLowRank {
     for (const std::int32_t rank : ranks)
       if (rank < kDense) throw FormatError("from_sections: a tile has rank " + std::to_string(rank));
     const Counts counts = count(ranks);
-    const auto open = [&](MatrixShape part, std::string_view name) {
-      return parameters.factors.open(part, detail::part_sections(factors, name));
+    const auto open = [&](MatrixShape part, const char* prefix) {
+      return parameters.factors.open(part, detail::sections_of(factors, prefix));
     };
-    return BlockLowRank(shape, parameters, ranks, table, open(left_shape(parameters, counts.ranks), "left"),
-                        open(right_shape(parameters, counts.ranks), "right"),
-                        open(tiles_shape(parameters, counts.dense), "tiles"), policy);
+    return BlockLowRank(shape, parameters, ranks, table, open(left_shape(parameters, counts.ranks), "left."),
+                        open(right_shape(parameters, counts.ranks), "right."),
+                        open(tiles_shape(parameters, counts.dense), "tiles."), policy);
   }
 
   static MatrixShape grid(MatrixShape shape, const Parameters& p) {
@@ -115,9 +115,9 @@ class BlockLowRank {
   }
   std::vector<Section> sections() const {
     std::vector<Section> all{{"ranks", table_}};
-    detail::add_sections(all, "left", left_.sections());
-    detail::add_sections(all, "right", right_.sections());
-    detail::add_sections(all, "tiles", tiles_.sections());
+    detail::append_sections(all, "left.", left_);
+    detail::append_sections(all, "right.", right_);
+    detail::append_sections(all, "tiles.", tiles_);
     return all;
   }
   std::size_t storage_bytes() const {
@@ -175,11 +175,6 @@ class BlockLowRank {
       throw ValueError("BlockLowRank: tiles of " + to_string(MatrixShape{p.tile_rows, p.tile_cols}) +
                        ", at least 1x1 needed");
     if (shape.rows < 0 || shape.cols < 0) throw ShapeError("BlockLowRank: the shape is negative");
-  }
-  static void require(MatrixShape came, MatrixShape needed, const char* name) {
-    if (came != needed)
-      throw ShapeError(std::string("BlockLowRank: ") + name + " is " + to_string(came) + ", " + to_string(needed) +
-                       " needed");
   }
 
   /// Rows [first, first + ranks) of the stored left factor, turned into the first `rows` rows of a [rows, ranks] one.

@@ -3,17 +3,15 @@
 
 /// How the factors of a structured operator are stored: any row format of the library, behind one value.
 
-#include <algorithm>
 #include <functional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
-#include <vector>
 
 #include "blockpack/core/any_linear.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/dense.hpp"
+#include "blockpack/core/parts.hpp"
 #include "blockpack/core/row_format.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -44,27 +42,11 @@ struct FactorFormat {
 
 namespace detail {
 
-/// The sections of a part under its name: "left.values".
-inline void add_sections(std::vector<Section>& all, const std::string& part, const std::vector<Section>& sections) {
-  for (const Section& s : sections) all.push_back({part + "." + s.name, s.data});
-}
-
-/// The sections of one part, without its name.
-inline std::vector<Section> part_sections(std::span<const Section> all, std::string_view part) {
-  std::vector<Section> result;
-  for (const Section& s : all)
-    if (s.name.size() > part.size() && s.name.starts_with(part) && s.name[part.size()] == '.')
-      result.push_back({s.name.substr(part.size() + 1), s.data});
-  return result;
-}
-
-/// FormatError for a section that belongs to none of the parts.
-inline void require_parts(std::span<const Section> all, std::span<const std::string_view> parts) {
-  for (const Section& s : all)
-    if (std::none_of(parts.begin(), parts.end(), [&](std::string_view part) {
-          return s.name.size() > part.size() && s.name.starts_with(part) && s.name[part.size()] == '.';
-        }))
-      throw FormatError("from_sections: section " + s.name + " belongs to no factor");
+/// ShapeError that names the form and the factor.
+inline void require_factor(const char* form, const char* factor, MatrixShape came, MatrixShape needed) {
+  if (came != needed)
+    throw ShapeError(std::string(form) + ": " + factor + " is " + to_string(came) + ", " + to_string(needed) +
+                     " needed");
 }
 
 /// Every value of an operator, row after row.

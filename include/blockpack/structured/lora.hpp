@@ -36,22 +36,7 @@ class StackedBlocks {
     if (blocks < 1 || stacked_.out_features() % blocks != 0)
       throw ShapeError("StackedBlocks: " + std::to_string(stacked_.out_features()) + " rows in " +
                        std::to_string(blocks) + " blocks; 1 or more needed, of equal height");
-    const index_t rows = block_rows(), cols = block_cols();
-    const std::vector<Section> all = stacked_.sections();
-    const std::vector<SectionSpec> specs = stacked_.parameters().sections(cols);
-    for (index_t g = 0; g < blocks; ++g) {
-      std::vector<Section> part;
-      for (std::size_t s = 0; s < all.size(); ++s) {
-        const SectionSpec& spec = specs[s];
-        if (spec.bytes_per_row != 0 && spec.bytes_per_tensor != 0)
-          throw UnsupportedError("StackedBlocks: section " + spec.name + " holds rows and a tensor's bytes");
-        const bool of_rows = spec.bytes_per_tensor == 0;
-        const auto size = static_cast<std::size_t>(rows * spec.bytes_per_row);
-        part.push_back(
-            {all[s].name, of_rows ? all[s].data.subspan(static_cast<std::size_t>(g) * size, size) : all[s].data});
-      }
-      blocks_.push_back(RowMatrix<F>::from_sections({rows, cols}, stacked_.parameters(), part));
-    }
+    for (index_t g = 0; g < blocks; ++g) blocks_.push_back(stacked_.row_range(g * block_rows(), block_rows()));
   }
 
   /// Encodes the stacked blocks w [blocks · q, p].
@@ -98,16 +83,11 @@ class StackedBlocks {
     detail::check_apply_shapes("apply", out_features(), in_features(), x.shape(), y.shape(), how.epilogue);
     const index_t p = block_cols(), q = block_rows();
     each_block(how, [&](index_t g, ApplyOptions part) {
-      const auto columns = [](auto view, index_t col, index_t cols) { return view.block(0, col, view.rows(), cols); };
       Epilogue& e = part.epilogue;
       if (!e.bias.empty()) e.bias = e.bias.subspan(static_cast<std::size_t>(g * q), static_cast<std::size_t>(q));
-      if (e.gate.data() != nullptr) e.gate = columns(e.gate, g * q, q);
-      if (e.residual.data() != nullptr) e.residual = columns(e.residual, g * q, q);
-      const ActivationView from =
-          x.is_bf16() ? ActivationView(columns(x.as_bf16(), g * p, p)) : ActivationView(columns(x.f32(), g * p, p));
-      const ResultView to =
-          y.is_bf16() ? ResultView(columns(y.as_bf16(), g * q, q)) : ResultView(columns(y.f32(), g * q, q));
-      block(g).apply(from, to, part);
+      if (e.gate.data() != nullptr) e.gate = e.gate.block(0, g * q, y.rows(), q);
+      if (e.residual.data() != nullptr) e.residual = e.residual.block(0, g * q, y.rows(), q);
+      block(g).apply(x.block(0, g * p, x.rows(), p), y.block(0, g * q, y.rows(), q), part);
     });
   }
 

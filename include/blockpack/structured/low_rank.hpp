@@ -33,11 +33,11 @@ class LowRank {
   }
 
   static LowRank from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections) {
-    static constexpr std::string_view kParts[] = {"left", "right"};
-    detail::require_parts(sections, kParts);
+    static constexpr std::string_view kParts[] = {"left.", "right."};
+    detail::require_prefixes(sections, kParts);
     return LowRank(parameters,
-                   parameters.factors.open({shape.rows, parameters.rank}, detail::part_sections(sections, "left")),
-                   parameters.factors.open({parameters.rank, shape.cols}, detail::part_sections(sections, "right")));
+                   parameters.factors.open({shape.rows, parameters.rank}, detail::sections_of(sections, "left.")),
+                   parameters.factors.open({parameters.rank, shape.cols}, detail::sections_of(sections, "right.")));
   }
 
   index_t out_features() const { return product_.out_features(); }
@@ -50,8 +50,8 @@ class LowRank {
   }
   std::vector<Section> sections() const {
     std::vector<Section> all;
-    detail::add_sections(all, "left", left().sections());
-    detail::add_sections(all, "right", right().sections());
+    detail::append_sections(all, "left.", left());
+    detail::append_sections(all, "right.", right());
     return all;
   }
   std::size_t storage_bytes() const { return product_.storage_bytes(); }

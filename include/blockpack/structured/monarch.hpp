@@ -41,8 +41,8 @@ class Monarch {
   static Monarch encode(MatrixShape shape, MatrixView<const float> first, MatrixView<const float> second,
                         const Parameters& parameters, const EncodeOptions& options = {}, PackPolicy policy = {}) {
     check(shape, parameters);
-    require(first.shape(), first_shape(shape, parameters), "first");
-    require(second.shape(), second_shape(shape, parameters), "second");
+    detail::require_factor("Monarch", "first", first.shape(), first_shape(shape, parameters));
+    detail::require_factor("Monarch", "second", second.shape(), second_shape(shape, parameters));
     return Monarch(shape, parameters, parameters.factors.encode(first, options),
                    parameters.factors.encode(second, options), policy);
   }
@@ -50,11 +50,11 @@ class Monarch {
   static Monarch from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections,
                                PackPolicy policy = {}) {
     check(shape, parameters);
-    static constexpr std::string_view kParts[] = {"first", "second"};
-    detail::require_parts(sections, kParts);
+    static constexpr std::string_view kParts[] = {"first.", "second."};
+    detail::require_prefixes(sections, kParts);
     return Monarch(shape, parameters,
-                   parameters.factors.open(first_shape(shape, parameters), detail::part_sections(sections, "first")),
-                   parameters.factors.open(second_shape(shape, parameters), detail::part_sections(sections, "second")),
+                   parameters.factors.open(first_shape(shape, parameters), detail::sections_of(sections, "first.")),
+                   parameters.factors.open(second_shape(shape, parameters), detail::sections_of(sections, "second.")),
                    policy);
   }
 
@@ -78,8 +78,8 @@ class Monarch {
   }
   std::vector<Section> sections() const {
     std::vector<Section> all;
-    detail::add_sections(all, "first", first_.sections());
-    detail::add_sections(all, "second", second_.sections());
+    detail::append_sections(all, "first.", first_);
+    detail::append_sections(all, "second.", second_);
     return all;
   }
   std::size_t storage_bytes() const { return first_.storage_bytes() + second_.storage_bytes(); }
@@ -144,11 +144,6 @@ class Monarch {
                        " blocks, at least 1 x 1 needed");
     if (p.rank < 1) throw ValueError("Monarch: rank = " + std::to_string(p.rank) + ", at least 1 needed");
     if (shape.rows < 0 || shape.cols < 0) throw ShapeError("Monarch: the shape is negative");
-  }
-  static void require(MatrixShape came, MatrixShape needed, const char* name) {
-    if (came != needed)
-      throw ShapeError(std::string("Monarch: ") + name + " is " + to_string(came) + ", " + to_string(needed) +
-                       " needed");
   }
 
   static BlockFactors::Parts parts(MatrixShape shape, const Parameters& m, const AnyLinear& first,

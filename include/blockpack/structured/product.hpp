@@ -98,22 +98,6 @@ double squared_norm(MatrixView<const T> m) {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
 template <class T>
 inline constexpr bool kEngineProduct = std::is_same_v<T, float>;
-
-/// `w` must outlive the source.
-inline RowSource float_rows(const MatrixView<const float>& w) {
-  RowSource source;
-  source.rows = w.rows();
-  source.cols = w.cols();
-  source.dense = w.data();
-  source.dense_type = WeightType::f32;
-  source.dense_row_stride = w.row_stride();
-  source.self = &w;
-  source.decode_f32 = [](const void* self, index_t row, index_t col, index_t count, float* dst) {
-    const float* src = static_cast<const MatrixView<const float>*>(self)->row_data(row) + col;
-    std::copy(src, src + count, dst);
-  };
-  return source;
-}
 #else
 template <class T>
 inline constexpr bool kEngineProduct = false;
@@ -131,7 +115,7 @@ void product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, cons
   if constexpr (kEngineProduct<T>) {
     ApplyOptions options;
     options.execution = how;
-    return matmul_transpose(a, float_rows(b), c, options);
+    return matmul_transpose(a, rows_of(b), c, options);
   }
 #endif
   parallel_for(how, ceil_div(c.rows(), kProductRows), [&](index_t task) {
@@ -152,7 +136,7 @@ void product_transposed(MatrixView<const T> a, MatrixView<const T> b, MatrixView
     options.execution = how;
     options.activations = Activations::f32;
     if (add) options.epilogue.residual = c;
-    return matmul(a, float_rows(b), c, Activations::f32, options);
+    return matmul(a, rows_of(b), c, Activations::f32, options);
   }
 #endif
   parallel_for(how, ceil_div(c.rows(), kProductRows), [&](index_t task) {
