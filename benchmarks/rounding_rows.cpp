@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// gptq/…: rounding a square layer with GPTQ. GOPS counts n³/3 for the Cholesky factorization, n³/3 for the triangular
+// What is fitted to a square layer with calibration: gptq/…, flexround/…, discquant/…, awq/…, ptq161/…, gram/…, and
+// hsic/…, ksort/…. GOPS counts the large products: of GPTQ n³/3 for the Cholesky factorization, n³/3 for the triangular
 // inverse and n³ for the updates of the weights; limit_fraction is the time of as many operations in our own float32
-// product of the same size, measured before, over the time taken.
+// product of the same size, measured before, over the time taken. peak_matrices is the memory taken on the way in
+// float32 matrices [n, n], the layer and XᵀX aside.
+#include <cmath>
+#include <fstream>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "blockpack/core/dense.hpp"
 #include "blockpack/core/random.hpp"
+#include "blockpack/quant/awq.hpp"
+#include "blockpack/quant/hsic.hpp"
+#include "blockpack/quant/ksort.hpp"
+#include "blockpack/quant/ptq161.hpp"
 #include "blockpack/quant/rounding.hpp"
 #include "large_buffer.hpp"
 #include "stopwatch.hpp"
@@ -18,15 +28,14 @@ using blockpack::index_t;
 
 /// A layer of n x n with calibration statistics, and the rate of our float32 product on it.
 struct Layer {
+  static constexpr index_t kTokens = 512;
   index_t n;
-  LargeBuffer<float> w, q;
+  LargeBuffer<float> w, q, x;
   blockpack::GramMatrix h;
   double product_rate = 0;  ///< operations a second
 
-  Layer(index_t size, int threads, std::uint64_t seed) : n(size), w(n * n), q(n * n), h(n) {
+  Layer(index_t size, int threads, std::uint64_t seed) : n(size), w(n * n), q(n * n), x(kTokens * n), h(n) {
     blockpack::fill_weights({w.data(), n, n}, seed);
-    constexpr index_t kTokens = 512;
-    LargeBuffer<float> x(kTokens * n);
     blockpack::fill_normal({x.data(), static_cast<std::size_t>(kTokens * n)}, seed);
     h.add({x.data(), kTokens, n});
     blockpack::ApplyOptions how;
@@ -43,44 +52,144 @@ struct Layer {
     const auto size_of = static_cast<double>(n);
     product_rate = 2.0 * size_of * size_of * size_of / seconds;
   }
+
+  blockpack::MatrixView<const float> weights() const { return {w.data(), n, n}; }
+  blockpack::MatrixView<const float> inputs() const { return {x.data(), kTokens, n}; }
+  blockpack::MatrixView<float> chosen() { return {q.data(), n, n}; }
 };
 
-void gptq_row(benchmark::State& state, index_t n, int threads, std::uint64_t seed) {
+/// The layer of the newest rows.
+Layer& layer_of(index_t n, int threads, std::uint64_t seed) {
+  static std::unique_ptr<Layer> layer;
+  static int layer_threads = 0;
+  if (layer == nullptr || layer->n != n || layer_threads != threads) {
+    layer.reset();
+    layer = std::make_unique<Layer>(n, threads, seed);
+    layer_threads = threads;
+  }
+  return *layer;
+}
+
+/// A number of /proc/self/status in bytes; 0 where there is none.
+double process_bytes(const char* key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key)) return 1024.0 * std::stod(line.substr(std::string(key).size() + 1));
+  return 0;
+}
+
+/// Bytes that `call` takes at most beside what is there when it starts.
+template <class F>
+double peak_bytes(const F& call) {
+  std::ofstream("/proc/self/clear_refs") << "5";  // the peak starts from here
+  const double before = process_bytes("VmRSS");
+  call();
+  return process_bytes("VmHWM") - before;
+}
+
+/// A row of something that is fitted to a layer; `operations` of its large products, as a multiple of n³.
+template <class F>
+void fit_row(benchmark::State& state, index_t n, int threads, std::uint64_t seed, double operations, const F& fit) {
   try {
     const PinThreads pin(threads);
-    static std::unique_ptr<Layer> layer;
-    static int layer_threads = 0;
-    if (layer == nullptr || layer->n != n || layer_threads != threads) {
-      layer.reset();
-      layer = std::make_unique<Layer>(n, threads, seed);
-      layer_threads = threads;
-    }
+    Layer& layer = layer_of(n, threads, seed);
     blockpack::Execution how;
     how.threads = threads;
-    const blockpack::MatrixView<const float> w(layer->w.data(), n, n);
-    const double seconds = time_calls(state, threads, 1, [&] {
-      blockpack::FormatGrids<blockpack::GroupInt> grids({.bits = 4, .group_size = 32}, {n, n});
-      blockpack::gptq(w, layer->h, grids, {layer->q.data(), n, n}, {}, how);
-    });
+    const double bytes = peak_bytes([&] { fit(layer, how); });
+    const double seconds = time_calls(state, threads, 0, [&] { fit(layer, how); });
     const auto size = static_cast<double>(n);
-    const double operations = size * size * size * (2.0 / 3.0 + 1.0);
-    state.counters["GOPS"] = operations / seconds * 1e-9;
-    state.counters["limit_fraction"] = operations / layer->product_rate / seconds;
+    if (operations > 0) {
+      state.counters["GOPS"] = operations * size * size * size / seconds * 1e-9;
+      state.counters["limit_fraction"] = operations * size * size * size / layer.product_rate / seconds;
+    }
+    state.counters["peak_matrices"] = bytes / (4 * size * size);
   } catch (const std::exception& e) {
     state.SkipWithError(e.what());
   }
 }
 
+using Fit = void (*)(Layer&, const blockpack::Execution&);
+using blockpack::GroupInt;
+
+constexpr GroupInt kFormat{.bits = 4, .group_size = 32};
+constexpr int kSteps = 20;  // of what takes hundreds
+
+blockpack::FormatGrids<GroupInt> grids_of(const Layer& layer) { return {kFormat, {layer.n, layer.n}}; }
+
+void fit_gptq(Layer& layer, const blockpack::Execution& how) {
+  auto grids = grids_of(layer);
+  blockpack::gptq(layer.weights(), layer.h, grids, layer.chosen(), {}, how);
+}
+void fit_flexround(Layer& layer, const blockpack::Execution& how) {
+  auto grids = grids_of(layer);
+  blockpack::flexround(layer.weights(), layer.h, grids, layer.chosen(), {.iterations = kSteps}, how);
+}
+void fit_discquant(Layer& layer, const blockpack::Execution& how) {
+  auto grids = grids_of(layer);
+  blockpack::DiscQuantOptions options = blockpack::layer_form_options();
+  options.steps = kSteps;
+  blockpack::discquant(layer.weights(), layer.h, grids, layer.chosen(), options, how);
+}
+void fit_awq(Layer& layer, const blockpack::Execution& how) {
+  blockpack::EncodeOptions options;
+  options.execution = how;
+  blockpack::round_awq(kFormat, layer.weights(), layer.h, {.steps = kSteps}, {0}, options);
+}
+void fit_ptq161(Layer& layer, const blockpack::Execution& how) {
+  std::vector<float> statistic(static_cast<std::size_t>(layer.n));
+  for (index_t t = 0; t < Layer::kTokens; ++t)
+    for (std::size_t c = 0; c < statistic.size(); ++c)
+      statistic[c] = std::max(statistic[c], std::fabs(layer.inputs().row(t)[c]));
+  blockpack::Ptq161Layer fitted = blockpack::ptq161_start(layer.weights(), statistic);
+  blockpack::ptq161_optimise(layer.weights(), layer.inputs(), fitted, {.alternations = 2, .steps = kSteps}, how);
+}
+void add_gram(Layer& layer, const blockpack::Execution& how) {
+  blockpack::GramMatrix h(layer.n);
+  h.add(layer.inputs(), how);
+}
+void order_keys(Layer& layer, const blockpack::Execution&) {
+  const auto order =
+      blockpack::ksort_order(blockpack::ksort_statistic(layer.weights()), 128, blockpack::KSortMode::pairs);
+  blockpack::ksort_rows(order, layer.weights(), layer.chosen());
+}
+void score_hsic(Layer& layer, const blockpack::Execution& how) {
+  blockpack::AlignedBuffer<double> x(Layer::kTokens * layer.n), y(Layer::kTokens * 8);
+  std::copy_n(layer.x.data(), x.size(), x.data());
+  std::copy_n(layer.x.data(), y.size(), y.data());
+  const blockpack::MatrixView<const double> view(x.data(), Layer::kTokens, layer.n);
+  blockpack::hsic_score(view, view, {y.data(), Layer::kTokens, 8}, {}, how);
+}
+
+struct FitRow {
+  const char* name;
+  Fit fit;
+  double operations;  ///< of its large products over n³; 0: not counted
+  index_t sizes[2];
+};
+
+/// GPTQ: 2/3 and 1. A step of FlexRound or DiscQuant: the gradient; AWQ: the loss of each trial. PTQ1.61: three
+/// products of the tokens a step.
+constexpr FitRow kFits[] = {{"gptq/int4-g32", fit_gptq, 5.0 / 3.0, {1024, 4096}},
+                            {"flexround/int4-g32-20-steps", fit_flexround, 2.0 * (kSteps + 1), {1024, 0}},
+                            {"discquant/int4-g32-20-steps", fit_discquant, 2.0 * kSteps, {1024, 0}},
+                            {"awq/int4-g32-20-steps", fit_awq, 2.0 * (kSteps + 1), {1024, 0}},
+                            {"ptq161/512-tokens-20-steps", fit_ptq161, 0, {1024, 0}},
+                            {"gram/512-tokens", add_gram, 0, {2048, 4096}},
+                            {"hsic/512-samples", score_hsic, 0, {1024, 0}},
+                            {"ksort/pairs-d128", order_keys, 0, {4096, 0}}};
+
 }  // namespace
 
 void add_rounding_rows(Suite& suite, const Options& options) {
-  for (const index_t n : {index_t{1024}, index_t{4096}})
-    for (int threads = 1; threads <= options.max_threads; ++threads)
-      suite.add(
-          "gptq/int4-g32/blockpack/N:" + std::to_string(n) + "/K:" + std::to_string(n) +
-              "/threads:" + std::to_string(threads),
-          "gptq/" + std::to_string(n) + "/" + std::to_string(threads),
-          [=, seed = options.seed](benchmark::State& s) { gptq_row(s, n, threads, seed); }, n > 2048 ? 1 : 0);
+  for (const FitRow& row : kFits)
+    for (const index_t n : row.sizes)
+      for (int threads = 1; n > 0 && threads <= options.max_threads; ++threads)
+        suite.add(
+            std::string(row.name) + "/blockpack/N:" + std::to_string(n) + "/K:" + std::to_string(n) +
+                "/threads:" + std::to_string(threads),
+            std::string(row.name) + "/" + std::to_string(n) + "/" + std::to_string(threads),
+            [=, seed = options.seed](benchmark::State& s) { fit_row(s, n, threads, seed, row.operations, row.fit); },
+            n > 2048 ? 1 : 0);
 }
 
 }  // namespace bench

@@ -79,8 +79,7 @@ double weights_of(const AnyLinear& op) {
 
 bool needs_calibration(const std::vector<std::string>& schemes) {
   return std::any_of(schemes.begin(), schemes.end(), [](const std::string& scheme) {
-    const blockpack::CalibrationNeeds needs = blockpack::Registry::standard().codec(scheme)->needs();
-    return needs.gram || needs.importance;
+    return blockpack::Registry::standard().codec(scheme)->needs().any();
   });
 }
 

@@ -27,7 +27,7 @@ int calibrate_model(const CalibrateArguments& arguments, const blockpack::Execut
   for (std::size_t m = 0; m < matrices.size(); ++m) {
     const MatrixCalibration& c = statistics[m];
     const blockpack::TensorCalibration tensor = c.tensor();
-    folder.write(matrices[m].name, *c.gram, tensor.importance);
+    folder.write(matrices[m].name, *c.gram, tensor.importance, tensor.inputs);
     double fisher = 0;
     for (index_t i = 0; i < tensor.importance.rows(); ++i)
       for (const float v : tensor.importance.row(i)) fisher += v;

@@ -55,20 +55,22 @@ const std::vector<std::vector<std::string>> kLinears = {
     {"int2-g32", "int2-g32+polish", "int2-g32+gptq", "int2-g32+gptq+polish", "int2-g32+flexround", "int2-g32+awq",
      "int2-g32+awq+polish"},
     {"int4-g32-search", "int4-g32-search+importance"},
-    {"mxfp4", "mxfp4+gptq", "mxfp4+awq", "mxfp4-mse", "mxfp4-mse+importance"},
-    {"nvfp4", "nvfp4-4over6"},
-    {"nf4-b64", "nf4-b64+gptq", "nf4-b64+awq"},
+    {"mxfp4", "mxfp4+gptq", "mxfp4+awq", "mxfp4-mse", "mxfp4-mse+importance", "hadamard-b32-mxfp4",
+     "hadamard-b32-mxfp4+gptq"},
+    {"nvfp4", "nvfp4-4over6", "nvfp4+gptq", "hadamard-b16-nvfp4", "hadamard-b16-nvfp4+gptq"},
+    {"nf4-b64", "nf4-b64+importance", "nf4-b64+gptq", "nf4-b64+awq"},
     {"iq4_nl", "iq4_nl+importance", "iq4_nl+gptq"},
-    {"q4_0", "q4_0+importance"},
-    {"q4_k", "q4_k+importance"},
-    {"q3_k", "q3_k+importance"},
-    {"q2_k", "q2_k+importance"},
-    {"hadamard-b32-mxfp4"},
-    {"bfp12-b32", "bfp12-b32+gptq"},
+    {"q4_0", "q4_0+importance", "q4_0+gptq"},
+    {"q4_k", "q4_k+importance", "q4_k+gptq", "q4_k+importance+gptq+polish"},
+    {"q3_k", "q3_k+importance", "q3_k+gptq", "q3_k+importance+gptq+polish"},
+    {"q2_k", "q2_k+importance", "q2_k+gptq", "q2_k+importance+gptq+polish"},
+    {"bfp12-b32", "bfp12-b32+importance", "bfp12-b32+gptq"},
     {"mxfp6-e2m3"},
     {"int8-g128"},
     {"mxfp8-e4m3"},
-    {"ternary-g64"}};
+    {"ternary-g64", "ternary-g64+importance", "ternary-g64+gptq", "ternary-g64+flexround"},
+    {"statsq2", "statsq2+importance", "statsq2+gptq"},
+    {"ptq1.61", "ptq1.61+importance", "ptq1.61+refine"}};
 const std::vector<std::vector<std::string>> kAll = {{"int4-g32", "int4-g32+gptq", "int4-g32+awq"},
                                                     {"int3-g32", "int3-g32+gptq", "int3-g32+awq"},
                                                     {"int3-g64", "int3-g64+gptq"},
@@ -79,6 +81,18 @@ const std::vector<std::vector<std::string>> kAll = {{"int4-g32", "int4-g32+gptq"
                                                     {"bfp12-b32"},
                                                     {"mxfp6-e2m3"},
                                                     {"int8-g128"}};
+
+/// The groups of a scope, and a group for each other scheme of the registry: structured forms have a page of their own.
+std::vector<std::vector<std::string>> with_listed(std::vector<std::vector<std::string>> groups) {
+  std::vector<std::string> measured;
+  for (const std::vector<std::string>& group : groups) measured.insert(measured.end(), group.begin(), group.end());
+  for (const ListedScheme& listed : Registry::standard().listed()) {
+    const auto is = [&](const char* form) { return listed.scheme.starts_with(form); };
+    if (is("lowrank") || is("blockdiag") || is("monarch") || is("blast") || is("blr")) continue;
+    if (std::find(measured.begin(), measured.end(), listed.scheme) == measured.end()) groups.push_back({listed.scheme});
+  }
+  return groups;
+}
 
 /// Figures of public implementations of the same algorithms on this model, from outside this project.
 const std::map<std::string, double> kReferenceLinears = {{"int4-g32", 2.1153},
@@ -191,9 +205,9 @@ class Laboratory {
   }
 
   Score measure(const std::string& scheme, std::size_t first) const {
-    const CalibrationNeeds needs = Registry::standard().codec(scheme)->needs();
+    const bool calibrated = Registry::standard().codec(scheme)->needs().any();
     Score result;
-    for (std::size_t set = 0; set < (needs.gram || needs.importance ? sets_.size() : 1); ++set)
+    for (std::size_t set = 0; set < (calibrated ? sets_.size() : 1); ++set)
       result.bits_per_byte.push_back(score(stored(
           first, set, [&](std::size_t) { return scheme; }, result.bits_per_weight)));
     return result;
@@ -232,11 +246,10 @@ class Laboratory {
  private:
   AnyLinear encoded(std::size_t m, std::size_t set, const std::string& scheme) const {
     const std::shared_ptr<const Codec> codec = Registry::standard().codec(scheme);
-    const CalibrationNeeds needs = codec->needs();
     EncodeOptions options;
     options.execution.threads = 1;
-    if (needs.gram) options.gram = sets_[set][m].gram.get();
-    if (needs.importance) options.importance = sets_[set][m].importance;
+    const TensorCalibration calibration = sets_[set][m].only(codec->needs());
+    calibration.give(options);
     const MatrixView<const float> w = weights_[m].view();
     return encode_matrix(*fitted(codec, w, options), w, options);
   }
@@ -416,7 +429,7 @@ int quality(const QualityArguments& arguments, const Execution& how) {
   for (const bool all : {false, true}) {
     if (arguments.scope == (all ? "linears" : "all")) continue;
     show(fmt::format("\n## Scope `{}`\n\n{}", all ? "all" : "linears", kHead));
-    for (const std::vector<std::string>& group : all ? kAll : kLinears) {
+    for (const std::vector<std::string>& group : with_listed(all ? kAll : kLinears)) {
       std::optional<double> plain;
       for (const std::string& scheme : group) {
         const Score s = laboratory.measure(scheme, all ? 0 : 1);

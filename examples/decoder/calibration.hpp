@@ -56,17 +56,21 @@ class CalibrationText {
   std::size_t size_;
 };
 
+/// Tokens whose inputs are kept: evenly spread over the text.
+inline constexpr index_t kSampledTokens = 1024;
+
 /// What calibration gathers of one matrix.
 struct MatrixCalibration {
   std::shared_ptr<blockpack::GramMatrix> gram;  ///< shared by matrices with the same input
   blockpack::SecondMoments fisher;              ///< of the gradient of a window's mean cross entropy
+  std::shared_ptr<Matrix> inputs;               ///< of up to kSampledTokens tokens, shared as `gram` is
 
   /// As the library's algorithms take it.
   blockpack::TensorCalibration tensor() const {
     auto importance = std::make_shared<Matrix>(fisher.shape().rows, fisher.shape().cols);
     fisher.copy_to(importance->view());
     const MatrixView<const float> view = std::as_const(*importance).view();
-    return {gram, view, std::move(importance)};
+    return {gram, view, std::move(importance), std::as_const(*inputs).view(), inputs};
   }
 };
 
@@ -75,15 +79,19 @@ struct MatrixCalibration {
 inline std::vector<MatrixCalibration> calibrate(const GradientDecoder& decoder, const CalibrationText& text,
                                                 const blockpack::Execution& how = {}) {
   const std::vector<DecoderMatrix> matrices = decoder.config().matrices();
+  const index_t positions = decoder.config().max_positions, tokens = text.windows() * positions;
+  const index_t every = blockpack::ceil_div(tokens, kSampledTokens);
   std::vector<MatrixCalibration> all;
   std::vector<bool> owns_gram;
   for (std::size_t m = 0; m < matrices.size(); ++m) {
     const auto p = m == 0 ? Projection::q : static_cast<Projection>((m - 1) % kProjections.size());
     const std::size_t shared_with = p == Projection::k || p == Projection::up ? m - 1 : p == Projection::v ? m - 2 : m;
     owns_gram.push_back(shared_with == m);
-    all.push_back(
-        {shared_with == m ? std::make_shared<blockpack::GramMatrix>(matrices[m].shape.cols) : all[shared_with].gram,
-         blockpack::SecondMoments(matrices[m].shape)});
+    const index_t in = matrices[m].shape.cols;
+    all.push_back({shared_with == m ? std::make_shared<blockpack::GramMatrix>(in) : all[shared_with].gram,
+                   blockpack::SecondMoments(matrices[m].shape),
+                   shared_with == m ? std::make_shared<Matrix>(blockpack::ceil_div(tokens, every), in)
+                                    : all[shared_with].inputs});
   }
   constexpr index_t kBatch = 8;  // windows in flight
   std::vector<Gradients> gradients;
@@ -105,7 +113,13 @@ inline std::vector<MatrixCalibration> calibrate(const GradientDecoder& decoder, 
     blockpack::parallel_for(how, static_cast<index_t>(matrices.size()), [&](index_t m) {
       MatrixCalibration& c = all[static_cast<std::size_t>(m)];
       for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
-        if (owns_gram[static_cast<std::size_t>(m)]) c.gram->add(tapes[i].input(static_cast<std::size_t>(m)), alone);
+        if (owns_gram[static_cast<std::size_t>(m)]) {
+          const MatrixView<const float> x = tapes[i].input(static_cast<std::size_t>(m));
+          c.gram->add(x, alone);
+          const index_t before = (first + static_cast<index_t>(i)) * positions;
+          for (index_t t = blockpack::round_up(before, every) - before; t < x.rows(); t += every)
+            std::copy_n(x.row_data(t), x.cols(), c.inputs->view().row_data((before + t) / every));
+        }
         c.fisher.add(gradients[i][static_cast<std::size_t>(m)].view(), alone);
       }
     });

@@ -117,6 +117,7 @@ inline void set_row_grid(RowGrids& grids, std::size_t lane, const Grid& grid) no
   grids.scale[lane] = integers && zero ? 1.0f : grid.first_scale();
   grids.a[lane] = integers ? (zero ? 0.0f : grid.lowest_unit()) : grid.multiplier();
   grids.b[lane] = integers ? (zero ? 0.0f : grid.highest_unit()) : grid.second_scale();
+  grids.offset[lane] = grid.offset();
 }
 
 inline GroupCode plain_numbers(const GroupInt& f, const GroupParameters& p) noexcept {

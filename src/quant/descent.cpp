@@ -54,15 +54,13 @@ void nearest(MatrixView<const float> w, WeightGrids& grids, MatrixView<float> q,
   if (bad.rows >= 0)
     throw ValueError("nearest: w is not finite at row " + std::to_string(bad.rows) + ", column " +
                      std::to_string(bad.cols));
-  const auto size = static_cast<std::size_t>(grids.group_size());
+  const index_t size = grids.group_size();
   parallel_for(how, w.rows(), [&](index_t r) {
+    for (index_t g = 0; g < grids.groups(); g += grids.groups_per_fit())
+      grids.fit(r, g, detail::part_of(w.row(r), g * size, grids.groups_per_fit() * size), {});
     for (index_t g = 0; g < grids.groups(); ++g) {
-      const std::size_t first = static_cast<std::size_t>(g) * size;
-      const std::span<const float> values =
-          w.row(r).subspan(first, std::min(size, static_cast<std::size_t>(w.cols()) - first));
-      grids.fit(r, g, values, {});
       const Grid grid = grids.grid(r, g);
-      for (std::size_t j = 0; j < values.size(); ++j) q.row(r)[first + j] = grid.nearest(values[j]);
+      for (index_t j = g * size; j < std::min(w.cols(), (g + 1) * size); ++j) q(r, j) = grid.nearest(w(r, j));
     }
   });
 }

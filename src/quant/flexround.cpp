@@ -45,9 +45,7 @@ struct Learned {
 }  // namespace
 
 void FlexRoundGroup::forward(std::span<float> w_hat) const {
-  const bool empty = grid.scale() == 0.0f;
-  for (std::size_t i = 0; i < w.size(); ++i)
-    w_hat[i] = empty ? 0.0f : grid.nearest(w[i] * std::exp(-(log_s2[i] + log_s3)));
+  for (std::size_t i = 0; i < w.size(); ++i) w_hat[i] = grid.nearest(w[i] * std::exp(-(log_s2[i] + log_s3)));
 }
 
 void FlexRoundGroup::backward(std::span<const float> g, std::span<float> g_log_s2, double& g_log_s1,
@@ -57,10 +55,11 @@ void FlexRoundGroup::backward(std::span<const float> g, std::span<float> g_log_s
     g_log_s2[i] = 0.0f;
     if (empty) continue;
     const float u = grid.in_units(w[i] * std::exp(-(log_s2[i] + log_s3)));
-    const float moving = covers(grid, u) ? grid.value(u) : 0.0f;
-    g_log_s2[i] = -g[i] * moving;
+    const bool moves = covers(grid, u);
+    g_log_s2[i] = moves ? -g[i] * grid.value(u) : 0.0f;
     g_log_s3 += static_cast<double>(g_log_s2[i]);
-    g_log_s1 += static_cast<double>(g[i] * (grid.value(grid.nearest_unit(u)) - moving));
+    g_log_s1 +=
+        static_cast<double>(g[i] * (grid.value(grid.nearest_unit(u)) - (moves ? grid.value(u) : grid.offset())));
   }
 }
 

@@ -112,7 +112,7 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
   if (options.block < 1) throw ValueError("gptq: block = " + std::to_string(options.block) + ", at least 1 needed");
   if (!(options.damping >= 0.0)) throw ValueError("gptq: damping must not be negative");
   const Execution step = quant::step_execution(how);
-  const index_t rows = w.rows(), n = w.cols(), size = grids.group_size();
+  const index_t rows = w.rows(), n = w.cols(), size = grids.group_size(), together = grids.groups_per_fit();
   GptqReport report;
   report.order = column_order(h, options.act_order);
   const std::vector<index_t>& order = report.order;
@@ -125,7 +125,7 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
   const auto weight = [&](index_t row, index_t col) {
     return dead[static_cast<std::size_t>(col)] ? 0.0f : w(row, col);
   };
-  const bool fit_first = options.static_groups || grids.groups() <= 1;
+  const bool fit_first = options.static_groups || grids.groups() <= together;
   constexpr index_t kRowsPerTask = 8;
   const auto for_rows = [&](const auto& body) {
     parallel_for(step, ceil_div(rows, kRowsPerTask), [&](index_t task) {
@@ -135,9 +135,9 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
   if (fit_first)
     for_rows([&](index_t r) {
       std::vector<float> values;
-      for (index_t g = 0; g < grids.groups(); ++g) {
+      for (index_t g = 0; g < grids.groups(); g += together) {
         values.clear();
-        for (index_t j = g * size; j < std::min(n, (g + 1) * size); ++j) values.push_back(weight(r, j));
+        for (index_t j = g * size; j < std::min(n, (g + together) * size); ++j) values.push_back(weight(r, j));
         grids.fit(r, g, values, {});
       }
     });
@@ -229,10 +229,10 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
     // Groups are fitted when their first column is reached, to weights that have seen the errors of earlier blocks: a
     // panel holds those of this block and the rest of the last group in it.
     const index_t width = std::min(options.block, n);
-    auto memory = AlignedBuffer<float>::uninitialized(checked_mul(rows, std::min(n, width + size), "gptq"));
+    auto memory = AlignedBuffer<float>::uninitialized(checked_mul(rows, std::min(n, width + together * size), "gptq"));
     for (index_t begin = 0; begin < n; begin += width) {
       const index_t end = std::min(n, begin + width);
-      const index_t seen = std::min(n, std::max(end, ceil_div(end, size) * size));
+      const index_t seen = std::min(n, std::max(end, round_up(end, together * size)));
       const index_t low = n - seen;  // position of the panel's first column
       const MatrixView<float> panel(memory.data(), rows, seen - begin);
       if (begin > 0)
@@ -243,17 +243,18 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
       for_rows([&](index_t r) {
         std::vector<float> group;
         std::vector<index_t> columns;
-        for (index_t p = round_up(begin, size); p < end; p += size) {
+        for (index_t p = round_up(begin, together * size); p < end; p += together * size) {
           group.clear();
           columns.clear();
-          for (index_t k = p; k < std::min(n, p + size); ++k) {
+          for (index_t k = p; k < std::min(n, p + together * size); ++k) {
             group.push_back(panel(r, n - 1 - k - low));
             columns.push_back(order[static_cast<std::size_t>(k)]);
           }
           grids.fit(r, p / size, group, columns);
         }
       });
-      keep_groups(ceil_div(begin, size), ceil_div(end, size));
+      keep_groups(round_up(ceil_div(begin, size), together),
+                  std::min(grids.groups(), round_up(ceil_div(end, size), together)));
       const MatrixView<float> block = panel.block(0, seen - end, rows, end - begin);
       round(round, block, 0, n - end, n - begin, step);
       for_rows([&](index_t r) { std::copy_n(block.row_data(r), end - begin, errors.row_data(r) + n - end); });

@@ -17,7 +17,8 @@ std::uint16_t* bits_of(bf16* p) noexcept { return reinterpret_cast<std::uint16_t
 }  // namespace
 
 void Bfp::encode_compiled(const EncodeRow& row, std::uint8_t* scales, std::uint8_t* codes) const {
-  if (!kernels::encodes(*this)) return detail::encode_block_row_reference(*this, row, scales, codes);
+  if (!kernels::encodes(*this) || !row.importance.empty())
+    return detail::encode_block_row_reference(*this, row, scales, codes);
   const kernels::BlockCoder<Bfp> coder(*this, row.non_finite);
   kernels::active().quant.encode_fixed.fn(row.weights.data(), row.weights.size(), coder.code, scales, codes);
 }

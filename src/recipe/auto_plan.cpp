@@ -153,14 +153,11 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
       if (share) output.emplace(w, calibration.gram.get(), options.execution);
       for (const std::string& scheme : share ? share_menu(shape, share_left(target)) : given) {
         std::shared_ptr<const Codec> codec = registry.codec(scheme);
-        const CalibrationNeeds needs = codec->needs();
-        if ((needs.gram && calibration.gram == nullptr) || (needs.importance && calibration.importance.empty()))
-          codec = registry.codec(codec->format());
+        if (calibration.lacks(codec->needs())) codec = registry.codec(codec->format());
         EncodeOptions encode;
         encode.execution = options.execution;
         encode.execution.progress = nullptr;
-        if (codec->needs().gram) encode.gram = calibration.gram.get();
-        if (codec->needs().importance) encode.importance = calibration.importance;
+        calibration.only(codec->needs()).give(encode);
         try {
           const AnyLinear candidate = encode_matrix(*fitted(codec, w, encode), w, encode);
           const double loss = options.loss ? options.loss(tensors[i].name, candidate)

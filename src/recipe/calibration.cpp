@@ -44,16 +44,39 @@ std::shared_ptr<const GramMatrix> read_gram(const fs::path& file) {
   }
 }
 
-void read_importance(const fs::path& file, TensorCalibration& to) {
+/// A float32 matrix that passes `valid`, and its owner.
+template <class Valid>
+std::shared_ptr<const void> read_floats(const fs::path& file, const Valid& valid, const char* problem,
+                                        MatrixView<const float>& to) {
   const NpyArray array = read_matrix(file, npy_type<float>());
   auto values = std::make_shared<const std::vector<float>>(array.values<float>());
   for (const float v : *values)
-    if (!(v >= 0.0f) || !std::isfinite(v)) refuse(file, "an importance is negative or not finite");
-  to.importance = MatrixView<const float>(values->data(), array.shape[0], array.shape[1]);
-  to.importance_owner = std::move(values);
+    if (!valid(v)) refuse(file, problem);
+  to = MatrixView<const float>(values->data(), array.shape[0], array.shape[1]);
+  return values;
+}
+
+void write_floats(const fs::path& file, MatrixView<const float> m) {
+  if (m.empty()) return;
+  std::vector<float> values;
+  for (index_t i = 0; i < m.rows(); ++i) values.insert(values.end(), m.row(i).begin(), m.row(i).end());
+  write_npy(file, {m.rows(), m.cols()}, std::span<const float>(values));
 }
 
 }  // namespace
+
+TensorCalibration TensorCalibration::only(const CalibrationNeeds& needs) const {
+  TensorCalibration part = *this;
+  if (!needs.gram) part.gram = nullptr;
+  if (!needs.importance) part.importance = {};
+  if (!needs.inputs) part.inputs = {};
+  return part;
+}
+
+bool TensorCalibration::lacks(const CalibrationNeeds& needs) const noexcept {
+  return (needs.gram && gram == nullptr) || (needs.importance && importance.data() == nullptr) ||
+         (needs.inputs && inputs.empty());
+}
 
 CalibrationFolder::CalibrationFolder(fs::path folder) : folder_(std::move(folder)) {
   std::error_code error;
@@ -65,15 +88,22 @@ CalibrationFolder::CalibrationFolder(fs::path folder) : folder_(std::move(folder
 
 TensorCalibration CalibrationFolder::find(std::string_view tensor) const {
   TensorCalibration found;
-  const fs::path gram = file_of(folder_, tensor, ".gram.npy"), fisher = file_of(folder_, tensor, ".fisher.npy");
+  const fs::path gram = file_of(folder_, tensor, ".gram.npy"), fisher = file_of(folder_, tensor, ".fisher.npy"),
+                 inputs = file_of(folder_, tensor, ".inputs.npy");
   std::error_code error;
   if (!gram.empty() && fs::exists(gram, error)) found.gram = read_gram(gram);
-  if (!fisher.empty() && fs::exists(fisher, error)) read_importance(fisher, found);
+  if (!fisher.empty() && fs::exists(fisher, error))
+    found.importance_owner = read_floats(
+        fisher, [](float v) { return v >= 0.0f && std::isfinite(v); }, "an importance is negative or not finite",
+        found.importance);
+  if (!inputs.empty() && fs::exists(inputs, error))
+    found.inputs_owner = read_floats(
+        inputs, [](float v) { return std::isfinite(v); }, "an input is not finite", found.inputs);
   return found;
 }
 
-void CalibrationFolder::write(std::string_view tensor, const GramMatrix& gram,
-                              MatrixView<const float> importance) const {
+void CalibrationFolder::write(std::string_view tensor, const GramMatrix& gram, MatrixView<const float> importance,
+                              MatrixView<const float> inputs) const {
   const fs::path file = file_of(folder_, tensor, ".gram.npy");
   if (file.empty()) throw ValueError(fmt::format("CalibrationFolder: '{}' cannot be the name of a file", tensor));
   if (gram.in_features() > 0 && gram.rows() > 0) {
@@ -82,13 +112,8 @@ void CalibrationFolder::write(std::string_view tensor, const GramMatrix& gram,
     gram.copy_to(MatrixView<double>(values.data(), n, n), 1.0 / static_cast<double>(gram.rows()));
     write_npy(file, {n, n}, std::span<const double>(values));
   }
-  if (!importance.empty()) {
-    std::vector<float> values;
-    for (index_t i = 0; i < importance.rows(); ++i)
-      values.insert(values.end(), importance.row(i).begin(), importance.row(i).end());
-    write_npy(file_of(folder_, tensor, ".fisher.npy"), {importance.rows(), importance.cols()},
-              std::span<const float>(values));
-  }
+  write_floats(file_of(folder_, tensor, ".fisher.npy"), importance);
+  write_floats(file_of(folder_, tensor, ".inputs.npy"), inputs);
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

@@ -15,6 +15,8 @@ void detail::require_calibration(const Codec& codec, const EncodeOptions& option
     throw ValueError(fmt::format("encode: {} needs XtX of the inputs (EncodeOptions::gram)", codec.scheme()));
   if (needs.importance && options.importance.data() == nullptr)
     throw ValueError(fmt::format("encode: {} needs the importance of the weights", codec.scheme()));
+  if (needs.inputs && options.inputs.empty())
+    throw ValueError(fmt::format("encode: {} needs inputs of the layer (EncodeOptions::inputs)", codec.scheme()));
 }
 
 AnyLinear encode_matrix(const Codec& codec, MatrixView<const float> w, const EncodeOptions& options,
@@ -42,7 +44,9 @@ RoundingSteps RoundingSteps::read(const Scheme& scheme, bool weighs) {
   for (const SchemeToken& algorithm : scheme.algorithms) {
     if (algorithm.text == "importance") {
       steps.importance = true;
-      if (!weighs) fail_scheme(scheme.text, algorithm.offset, "this form fits nothing that importance could weight");
+      if (!weighs)
+        fail_scheme(scheme.text, algorithm.offset,
+                    "this form fits nothing that importance could weight (mx…-mse, int…-search and nvfp4-4over6 do)");
     } else if (algorithm.text == "polish") {
       steps.polish = true;
     } else {

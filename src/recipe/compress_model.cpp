@@ -175,11 +175,8 @@ class Compressor {
 
   TensorCalibration calibration_of(const std::string& tensor, const Codec& codec) const {
     const CalibrationNeeds needs = codec.needs();
-    TensorCalibration found;
-    if ((needs.gram || needs.importance) && options_.calibration) found = options_.calibration(tensor);
-    if (!needs.gram) found.gram = nullptr;
-    if (!needs.importance) found.importance = {};
-    return found;
+    if (!needs.any() || !options_.calibration) return {};
+    return options_.calibration(tensor).only(needs);
   }
 
   /// Said before anything is written.
@@ -193,6 +190,9 @@ class Compressor {
     if (needs.gram && found.gram == nullptr) refuse(fmt::format("needs XtX of the inputs; {}", kHow));
     if (needs.importance && found.importance.data() == nullptr)
       refuse(fmt::format("needs the importance of the weights; {}", kHow));
+    if (needs.inputs && found.inputs.empty()) refuse(fmt::format("needs inputs of the layer; {}", kHow));
+    if (!found.inputs.empty() && found.inputs.cols() != shape.cols)
+      refuse(fmt::format("has inputs of {} features, {} needed", found.inputs.cols(), shape.cols));
     if (found.gram != nullptr && found.gram->in_features() != shape.cols)
       refuse(fmt::format("has XtX of {} inputs, {} needed", found.gram->in_features(), shape.cols));
     const MatrixShape importance = found.importance.shape();
@@ -311,7 +311,7 @@ class Compressor {
     encoding.execution = options_.execution;
     encoding.execution.progress = nullptr;
     const TensorCalibration calibration = calibration_of(tensor.name, codec);
-    encoding.gram = calibration.gram.get();
+    calibration.give(encoding);
 
     std::vector<std::byte*> dst;
     index_t used = 0;

@@ -9,11 +9,6 @@
 namespace blockpack::recipe_detail {
 namespace {
 
-/// Blocks with one scale and nothing else: those the rounding algorithms know the grid of.
-bool has_one_scale(GgmlType type) {
-  return type == GgmlType::q4_0 || type == GgmlType::q5_0 || type == GgmlType::q8_0 || type == GgmlType::iq4_nl;
-}
-
 /// Whether the scales of a block are searched for, with errors that importance weights.
 bool fits_with_importance(GgmlType type) {
   switch (type) {
@@ -52,9 +47,8 @@ std::shared_ptr<const Codec> make_ggml(const Scheme& scheme) {
 }  // namespace
 
 void add_ggml_families(Registry& registry) {
-  SchemeFamily one_scale, others;
-  one_scale.pattern = "q4_0, q5_0, q8_0, iq4_nl";
-  others.pattern = "q4_1, q5_1, q2_k to q6_k, q8_k, iq4_xs, tq1_0, tq2_0, ggml-<mxfp4|nvfp4>";
+  SchemeFamily family;
+  family.pattern = "q4_0 to q5_1, q8_0, q2_k to q6_k, q8_k, iq4_nl, iq4_xs, tq1_0, tq2_0, ggml-<mxfp4|nvfp4>";
   constexpr const char* kWhat[] = {"ggml: 4-bit integers around 0, blocks of 32",
                                    "ggml: 4-bit integers above a minimum, blocks of 32",
                                    "ggml: 5-bit integers around 0, blocks of 32",
@@ -74,16 +68,13 @@ void add_ggml_families(Registry& registry) {
                                    "ggml: FP4 E2M1, an unsigned E4M3 scale for 16 weights, no tensor scale"};
   for (std::size_t i = 0; i < std::size(Ggml::kTypes); ++i) {
     const std::string scheme = Ggml{Ggml::kTypes[i]}.scheme();
-    SchemeFamily& family = has_one_scale(Ggml::kTypes[i]) ? one_scale : others;
     family.listed.push_back({scheme, kWhat[i]});
     if (scheme.find('-') == std::string::npos) family.names.push_back(scheme);
   }
-  others.names.emplace_back("ggml");
-  one_scale.algorithms = rounding_algorithms<Ggml>();
-  others.algorithms = {"nearest", "importance"};
-  one_scale.make = others.make = make_ggml;
-  registry.add(std::move(one_scale));
-  registry.add(std::move(others));
+  family.names.emplace_back("ggml");
+  family.algorithms = rounding_algorithms<Ggml>();
+  family.make = make_ggml;
+  registry.add(std::move(family));
 }
 
 }  // namespace blockpack::recipe_detail

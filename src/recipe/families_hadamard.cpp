@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// hadamard-b<block>-<format>: a format behind a block Hadamard rotation of the input features.
+/// hadamard-b<block>-<format>: a format, with its algorithms, behind a block Hadamard rotation of the input features.
 
 #include <fmt/format.h>
 
@@ -8,6 +8,7 @@
 #include <memory>
 #include <utility>
 
+#include "blockpack/core/calibration.hpp"
 #include "blockpack/quant/input_transforms.hpp"
 #include "recipe/families.hpp"
 
@@ -25,7 +26,8 @@ class Rotated : public Compose<AnyLinear, BlockHadamard> {
   std::string scheme_;
 };
 
-/// Sections are those of the inner format under "outer.", as Compose has them; the rotation stores nothing.
+/// Sections are those of the inner format under "outer.", as Compose has them; the rotation stores nothing. What the
+/// inner format is given is rotated with the weights: inputs X R, XᵀX as R XᵀX R, the importance as its diagonal.
 class HadamardCodec final : public Codec {
  public:
   HadamardCodec(std::shared_ptr<const Codec> values, index_t block) : values_(std::move(values)), block_(block) {}
@@ -36,15 +38,23 @@ class HadamardCodec final : public Codec {
     for (SectionSize& s : sizes) s.name = "outer." + s.name;
     return sizes;
   }
+  std::string format() const override { return fmt::format("hadamard-b{}-{}", block_, values_->format()); }
+  bool reproducible() const noexcept override { return values_->reproducible(); }
+  CalibrationNeeds needs() const noexcept override { return values_->needs(); }
   bool row_wise() const noexcept override { return values_->row_wise(); }
+  /// Parameters of the whole matrix are those of the rotated one.
+  bool encodes_panels() const noexcept override { return values_->encodes_panels() && !values_->fits_tensor(); }
   index_t working_bytes(MatrixShape shape) const override {
-    return checked_add(
-        values_->working_bytes(shape),
-        values_->row_wise() ? 0 : checked_mul(checked_mul(shape.rows, shape.cols, "hadamard"), 4, "hadamard"),
-        "hadamard");
+    if (encodes_panels()) return 0;
+    index_t bytes = checked_mul(checked_mul(shape.rows, shape.cols, "hadamard"), 4, "hadamard");
+    if (needs().gram)  // in double, all of it and its lower half
+      bytes =
+          checked_add(bytes, checked_mul(checked_mul(shape.cols, shape.cols, "hadamard"), 12, "hadamard"), "hadamard");
+    return checked_add(bytes, values_->working_bytes(shape), "hadamard");
   }
   void encode(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
+    detail::require_calibration(*this, options);
     const MatrixShape bad = find_non_finite(w);
     if (bad.rows >= 0 && options.non_finite != NonFinite::saturate)
       throw ValueError(fmt::format("encode {}: w is not finite at row {}, column {}; only NonFinite::saturate is taken",
@@ -65,7 +75,21 @@ class HadamardCodec final : public Codec {
       importance = average_importance(options.importance);
       inner.importance = {importance.data(), options.importance.rows(), w.cols()};
     }
-    values_->encode(rotated, first_row, dst, inner);
+    GramMatrix gram;
+    if (needs().gram) {
+      gram = rotated_gram(*options.gram, rotation, w.cols());
+      inner.gram = &gram;
+    }
+    AlignedBuffer<float> inputs;
+    if (needs().inputs) {
+      inputs =
+          AlignedBuffer<float>::uninitialized(checked_mul(options.inputs.rows(), options.inputs.cols(), "hadamard"));
+      const MatrixView<float> x(inputs.data(), options.inputs.rows(), options.inputs.cols());
+      for (index_t t = 0; t < x.rows(); ++t) std::copy_n(options.inputs.row_data(t), x.cols(), x.row_data(t));
+      rotation.rotate_rows(x, options.execution);
+      inner.inputs = x;
+    }
+    fitted(values_, rotated, inner)->encode(rotated, first_row, dst, inner);
   }
   AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
     std::vector<Section> inner;
@@ -78,6 +102,22 @@ class HadamardCodec final : public Codec {
   }
 
  private:
+  /// R H R.
+  static GramMatrix rotated_gram(const GramMatrix& h, const BlockHadamard& rotation, index_t n) {
+    if (h.in_features() != n)
+      throw ShapeError(fmt::format("hadamard: XtX has {} features, w has {} columns", h.in_features(), n));
+    AlignedBuffer<double> memory(checked_mul(n, n, "hadamard"));
+    const MatrixView<double> values(memory.data(), n, n);
+    h.copy_to(values);
+    for (int side = 0; side < 2; ++side) {
+      for (index_t i = 0; i < n; ++i) rotation.rotate(values.row(i));
+      for (index_t i = 0; i < n; ++i)
+        for (index_t j = 0; j < i; ++j) std::swap(values(i, j), values(j, i));
+    }
+    for (index_t i = 0; i < n; ++i) values(i, i) = std::max(values(i, i), 0.0);
+    return GramMatrix::from_values(MatrixView<const double>(values), h.rows());
+  }
+
   /// Importance of the rotated features: diag(R diag(i) R) is the mean of i over each block.
   AlignedBuffer<float> average_importance(MatrixView<const float> importance) const {
     AlignedBuffer<float> result(checked_mul(importance.rows(), importance.cols(), "hadamard"));
@@ -104,21 +144,23 @@ std::shared_ptr<const Codec> make_hadamard(const Scheme& scheme) {
   const SchemeToken& block = scheme.fields[0];
   if (block.key != 'b' || block.number < 2 || block.number > 4096 || (block.number & (block.number - 1)) != 0)
     fail_scheme(scheme.text, block.offset, kForm);
-  std::shared_ptr<const Codec> values = Registry::standard().codec(scheme.inner(1));
-  if (values->fits_tensor())  // its parameters would be those of the matrix before the rotation
-    fail_scheme(scheme.text, scheme.fields[1].offset, "a format without parameters of the whole matrix is needed here");
+  Scheme inner = scheme.inner(1);
+  inner.algorithms = scheme.algorithms;
+  std::shared_ptr<const Codec> values = Registry::standard().codec(inner);
   return std::make_shared<const HadamardCodec>(std::move(values), block.number);
 }
 
 }  // namespace
 
 void add_hadamard_family(Registry& registry) {
-  registry.add(SchemeFamily{"hadamard-b<power of two>-<format>",
-                            {"hadamard"},
-                            {{"hadamard-b32-mxfp4", "mxfp4 behind a Hadamard rotation of 32 features"},
-                             {"hadamard-b64-int4-g64", "int4-g64 behind a Hadamard rotation of 64 features"}},
-                            {"nearest"},
-                            make_hadamard});
+  registry.add(
+      SchemeFamily{"hadamard-b<power of two>-<format>",
+                   {"hadamard"},
+                   {{"hadamard-b32-mxfp4", "mxfp4 behind a Hadamard rotation of 32 features"},
+                    {"hadamard-b64-int4-g64", "int4-g64 behind a Hadamard rotation of 64 features"},
+                    {"hadamard-b16-nvfp4", "nvfp4 behind a Hadamard rotation of 16 features"}},
+                   {"nearest", "importance", "gptq", "flexround", "discquant", "awq", "whiten", "refine", "polish"},
+                   make_hadamard});
 }
 
 }  // namespace blockpack::recipe_detail

@@ -31,7 +31,7 @@ std::shared_ptr<const Codec> make_bfp(const Scheme& scheme) {
   if (const auto rounding = fields.one_of({"away", "trunc", "down", "stochastic"}))
     format.rounding = kRoundings[*rounding];
   fields.finish(kBfpFields);
-  return make_rounding_codec(format, scheme, false);
+  return make_rounding_codec(format, scheme, true);
 }
 
 std::shared_ptr<const Codec> make_mx(const Scheme& scheme) {
@@ -89,7 +89,7 @@ std::shared_ptr<const Codec> make_nf4(const Scheme& scheme) {
   Nf4 format;
   format.block = static_cast<int>(fields.number('b', {32, 64, 128}).value_or(64));
   fields.finish("b<32|64|128>");
-  return make_rounding_codec(format, scheme, false);
+  return make_rounding_codec(format, scheme, true);
 }
 
 std::shared_ptr<const Codec> make_statsq(const Scheme& scheme) {
@@ -98,7 +98,7 @@ std::shared_ptr<const Codec> make_statsq(const Scheme& scheme) {
   format.bits = static_cast<int>(fields.format_number("statsq", 2, 4));
   format.multiplier_100 = static_cast<int>(fields.number('x', 1, 10000).value_or(200));
   fields.finish("x<hundredths of the multiplier, 1 to 10000>");
-  return make_rounding_codec(format, scheme, false);
+  return make_rounding_codec(format, scheme, true);
 }
 
 std::shared_ptr<const Codec> make_ternary(const Scheme& scheme) {

@@ -19,7 +19,7 @@ std::vector<FrontierPoint> scheme_frontier(MatrixView<const float> w, std::span<
     options.execution.throw_if_stopped();
     options.execution.report(static_cast<double>(points.size()) / static_cast<double>(schemes.size()));
     std::shared_ptr<const Codec> codec = registry.codec(scheme);
-    if (codec->needs().importance || (codec->needs().gram && options.gram == nullptr))
+    if (codec->needs().importance || codec->needs().inputs || (codec->needs().gram && options.gram == nullptr))
       codec = registry.codec(codec->format());
     EncodeOptions encode;
     encode.gram = codec->needs().gram ? options.gram : nullptr;

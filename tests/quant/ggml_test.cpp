@@ -297,3 +297,26 @@ TEST_CASE("ggml schemes", "[quant][scheme]") {
   REQUIRE(!Ggml::from_fields("mxfp4", {}));
   REQUIRE(!Ggml::from_fields("ggml", {}));
 }
+
+TEST_CASE("a block of ggml is written back from its codes, scales and minimums", "[quant][format]") {
+  for (const GgmlType type : Ggml::kTypes) {
+    const Ggml format{type};
+    CAPTURE(format.scheme());
+    const auto block = static_cast<std::size_t>(format.spec().block);
+    const std::vector<float> w = test::make_weights(test::Weights::heavy_tailed, 8 * block, 3);
+    std::vector<std::byte> stored(
+        static_cast<std::size_t>(format.sections(static_cast<index_t>(w.size()))[0].bytes_per_row));
+    std::byte* to = stored.data();
+    format.encode_row({w, {}, 0, NonFinite::reject}, std::span(&to, 1));
+    for (; to < stored.data() + stored.size(); to += format.spec().block_bytes)
+      detail::with_ggml_block(type, [&](auto b) {
+        std::uint8_t codes[256];
+        std::uint32_t scales[16], minimums[16];
+        std::memcpy(&b, to, sizeof b);
+        ggml::read_codes(b, ggml::CodeBlock{codes, scales, minimums});
+        decltype(b) again;
+        ggml::write_codes(ggml::CodeBlock{codes, scales, minimums}, again);
+        CHECK(std::memcmp(&again, &b, sizeof b) == 0);
+      });
+  }
+}

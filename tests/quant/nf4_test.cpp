@@ -94,3 +94,24 @@ TEST_CASE("a short last block of NF4 is stored whole", "[quant][format]") {
   REQUIRE(bits_per_weight(Nf4{32}, 4096) == 4.5);
   REQUIRE_THROWS_AS(Nf4{16}.sections(32), ValueError);
 }
+
+TEMPLATE_TEST_CASE("with importance a scale is searched for, and the weighted error does not grow", "[quant][format]",
+                   Nf4, Bfp, StatsQ) {
+  const std::vector<float> w = test::make_weights(test::Weights::heavy_tailed, 3 * 300, 17);
+  std::vector<float> importance(w.size());
+  for (std::size_t i = 0; i < importance.size(); ++i) importance[i] = i % 7 == 0 ? 20.0f : 0.5f;
+  const MatrixView<const float> view(w.data(), 3, 300);
+  EncodeOptions options;
+  options.importance = MatrixView<const float>(importance.data(), 3, 300);
+  const TestType format;
+  const auto stored = test::encode_matrix(format, view, options), plain = test::encode_matrix(format, view);
+  CHECK(stored != plain);
+  const double before = test::squared_error(test::decode_matrix(format, plain, view.shape()), w, importance);
+  const double after = test::squared_error(test::decode_matrix(format, stored, view.shape()), w, importance);
+  CAPTURE(before, after);
+  CHECK(after < before);
+  // No importance at all decides nothing, and a weight that does not count may be lost.
+  std::fill(importance.begin(), importance.end(), 0.0f);
+  CHECK(test::encode_matrix(format, view, options) == plain);
+  for (const float v : test::decode_matrix(format, stored, view.shape())) REQUIRE(std::isfinite(v));
+}

@@ -75,7 +75,7 @@ TEST_CASE("GPTQ gives the values, scales and zero points of the reference", "[qu
 }
 
 TEMPLATE_TEST_CASE("the values of a grid are what the format's encoder takes, and its neighbours enclose a number",
-                   "[quant]", GroupInt, Mx, Bfp, Nf4, Nvfp4) {
+                   "[quant]", GroupInt, Mx, Bfp, Nf4, Nvfp4, StatsQ) {
   std::vector<TestType> formats;
   if constexpr (std::is_same_v<TestType, GroupInt>) {
     for (const int bits : {2, 3, 4, 8})
@@ -88,6 +88,8 @@ TEMPLATE_TEST_CASE("the values of a grid are what the format's encoder takes, an
     formats.push_back({.block = 32});
   } else if constexpr (std::is_same_v<TestType, Nvfp4>) {
     formats = {{.four_over_six = false}, {.four_over_six = true}};
+  } else if constexpr (std::is_same_v<TestType, StatsQ>) {
+    formats = {{.bits = 2}, {.bits = 3}, {.bits = 4, .multiplier_100 = 260}};
   } else {
     for (const int bits : {2, 4, 8, 24}) formats.push_back({.mantissa_bits = bits, .block = 16});
   }
@@ -125,7 +127,7 @@ TEMPLATE_TEST_CASE("the values of a grid are what the format's encoder takes, an
 }
 
 TEMPLATE_TEST_CASE("what GPTQ chose is what the stored matrix decodes to, for any format and shape", "[quant]",
-                   GroupInt, Mx, Bfp, Nf4, Nvfp4) {
+                   GroupInt, Mx, Bfp, Nf4, Nvfp4, Ternary, StatsQ) {
   for (const MatrixShape shape : {MatrixShape{3, 64}, {7, 75}, {1, 1}, {0, 32}, {4, 0}}) {
     const SyntheticLayer layer(shape, 90, 0.5f, 5);
     const TestType format;
@@ -141,21 +143,84 @@ TEMPLATE_TEST_CASE("what GPTQ chose is what the stored matrix decodes to, for an
   }
 }
 
-TEST_CASE("rounding works on ggml's blocks with one scale and refuses the others", "[quant]") {
-  const SyntheticLayer layer({7, 75}, 150, 0.6f, 5);
-  for (const GgmlType type : {GgmlType::q4_0, GgmlType::q5_0, GgmlType::q8_0, GgmlType::iq4_nl}) {
+namespace {
+
+/// GPTQ, coordinate descent and AWQ on a format: what is stored is what was chosen, and the layer's error falls.
+template <class F>
+void check_rounding(const SyntheticLayer& layer, const F& format) {
+  CAPTURE(format.scheme());
+  const EncodeOptions one = test::one_thread();
+  FormatGrids<F> grids(fitted(format, layer.w(), one), layer.shape);
+  std::vector<float> chosen(layer.weights.size());
+  const MatrixView<float> q(chosen.data(), layer.shape.rows, layer.shape.cols);
+  nearest(layer.w(), grids, q, one.execution);
+  const double plain = layer_loss(layer.w(), q, layer.h, one.execution);
+  descend(layer.w(), layer.h, grids, q, {}, one.execution);
+  const double polished = layer_loss(layer.w(), q, layer.h, one.execution);
+  CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
+  gptq(layer.w(), layer.h, grids, q, {}, one.execution);
+  const double by_gptq = layer_loss(layer.w(), q, layer.h, one.execution);
+  CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
+  CHECK(polished <= plain);
+  CHECK(by_gptq < 0.9 * plain);
+  // Groups fitted when their turn comes.
+  GptqOptions refitted;
+  refitted.act_order = refitted.static_groups = false;
+  refitted.block = 40;
+  gptq(layer.w(), layer.h, grids, q, refitted, one.execution);
+  CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
+  CHECK(layer_loss(layer.w(), q, layer.h, one.execution) < plain);
+}
+
+}  // namespace
+
+TEST_CASE("rounding works on the grids of every block of ggml, whatever its scales and minimums", "[quant]") {
+  const SyntheticLayer layer({7, 300}, 400, 0.6f, 5);  // a super-block and a part of one
+  for (const GgmlType type : Ggml::kTypes) {
     const Ggml format{type};
-    CAPTURE(format.scheme());
+    check_rounding(layer, format);
+    // With nothing but plain rounding: the values of the encoder, K-quants' codes of scale 0 aside.
     FormatGrids<Ggml> grids(format, layer.shape);
     std::vector<float> chosen(layer.weights.size());
-    const MatrixView<float> q(chosen.data(), layer.shape.rows, layer.shape.cols);
-    gptq(layer.w(), layer.h, grids, q);
-    descend(layer.w(), layer.h, grids, q);
-    CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
-    const double plain = loss_of(layer, QuantizedMatrix<Ggml>::encode(layer.w(), format));
-    CHECK(layer_loss(layer.w(), q, layer.h) < 0.7 * plain);
+    nearest(layer.w(), grids, {chosen.data(), layer.shape.rows, layer.shape.cols});
+    const std::vector<float> encoded = decoded(QuantizedMatrix<Ggml>::encode(layer.w(), format));
+    double different = 0;
+    for (std::size_t i = 0; i < chosen.size(); ++i) different += chosen[i] != encoded[i] ? 1 : 0;
+    CAPTURE(format.scheme(), different);
+    CHECK(different <= 0.03 * static_cast<double>(chosen.size()));  // ggml takes codes before the scale is rounded
   }
-  CHECK_THROWS_WITH(round_gptq(Ggml{GgmlType::q4_k}, layer.w(), layer.h), Catch::Contains("q4_k has no grid"));
+}
+
+TEST_CASE("rounding works on ternary grids and on those of StatsQ", "[quant]") {
+  const SyntheticLayer layer({7, 300}, 400, 0.6f, 6);
+  for (const TernaryPacking packing : {TernaryPacking::two_bits, TernaryPacking::base3})
+    for (const int group : {64, 256, Ternary::kRow, Ternary::kTensor})
+      check_rounding(layer, Ternary{.group_size = group,
+                                    .rule = group == Ternary::kTensor ? TernaryRule::mean : TernaryRule::threshold,
+                                    .packing = packing});
+  for (const int bits : {2, 3, 4}) check_rounding(layer, StatsQ{.bits = bits});
+}
+
+TEST_CASE("the near-threshold mask of any grid marks the weights around the middles of its values", "[quant]") {
+  const auto marked = [](const auto& format, std::vector<float> weights, float band) {
+    const MatrixView<const float> w(weights.data(), 1, static_cast<index_t>(weights.size()));
+    FormatGrids grids(format, w.shape());
+    std::vector<float> chosen(weights.size());
+    nearest(w, grids, {chosen.data(), 1, w.cols()});
+    std::vector<std::uint8_t> near(weights.size());
+    near_threshold_mask(w, grids, band, {near.data(), 1, w.cols()});
+    return near;
+  };
+  // int4 with step 1 (the signed maximum is -8), NF4 under scale 1 (levels 0 and 0.0796), beyond the last value: none.
+  CHECK(marked(GroupInt{.bits = 4}, {-8.0f, 0.5f, 0.45f, 0.39f, 1.0f, 7.4f}, 0.1f) ==
+        std::vector<std::uint8_t>{0, 1, 1, 0, 0, 0});
+  CHECK(marked(Nf4{.block = 32}, {1.0f, 0.04f, 0.045f, 0.02f}, 0.1f) == std::vector<std::uint8_t>{0, 1, 1, 0});
+  CHECK(marked(Mx{}, {6.0f, 5.0f, 4.1f, -1.24f}, 0.05f) == std::vector<std::uint8_t>{0, 1, 0, 1});
+  const std::vector<float> weights(4);
+  std::vector<std::uint8_t> near(4);
+  FormatGrids grids(GroupInt{}, {1, 4});
+  CHECK_THROWS_AS(near_threshold_mask({weights.data(), 1, 4}, grids, 0.6f, {near.data(), 1, 4}), ValueError);
+  CHECK_THROWS_AS(near_threshold_mask({weights.data(), 1, 4}, grids, 0.1f, {near.data(), 2, 2}), ShapeError);
 }
 
 TEST_CASE("GPTQ and coordinate descent lower the loss of plain rounding by what is expected of them", "[quant]") {

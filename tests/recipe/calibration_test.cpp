@@ -28,7 +28,12 @@ TEST_CASE("a calibration folder gives back what was written, the mean over token
   CHECK(found.importance.shape() == MatrixShape{2, 3});
   CHECK(std::equal(importance.begin(), importance.end(), found.importance.data()));
 
-  calibration.write("half", gram, {});
+  CHECK(found.inputs.empty());
+  CHECK(found.lacks({.inputs = true}));
+
+  calibration.write("half", gram, {}, MatrixView<const float>(x.data(), 2, 3));
+  CHECK(calibration.find("half").inputs.shape() == MatrixShape{2, 3});
+  CHECK(calibration.find("half").inputs(1, 2) == 6);
   CHECK(calibration.find("half").gram != nullptr);
   CHECK(calibration.find("half").importance.empty());
   CHECK(calibration.find("other").gram == nullptr);
@@ -63,6 +68,10 @@ TEST_CASE("calibration files of another kind are refused by name", "[recipe]") {
     write_npy(folder / "w.fisher.npy", {1, 1}, std::span<const float>(&bad, 1));
     refused("negative or not finite");
   }
+  std::filesystem::remove(folder / "w.fisher.npy");
+  const float infinite = INFINITY;
+  write_npy(folder / "w.inputs.npy", {1, 1}, std::span<const float>(&infinite, 1));
+  refused("an input is not finite");
   write_content(folder / "w.fisher.npy", "no array");
   CHECK_THROWS_AS(calibration.find("w"), FormatError);
   CHECK_THROWS_AS(CalibrationFolder(folder / "missing"), IoError);
@@ -116,6 +125,10 @@ TEST_CASE("calibration of the decoder does not depend on threads", "[recipe][lon
       positive = positive && (*one[m].gram)(i, i) > 0;
       for (index_t j = 0; j <= i; ++j) same = same && (*one[m].gram)(i, j) == (*three[m].gram)(i, j);
     }
+    const MatrixView<const float> inputs = one[m].tensor().inputs, others = three[m].tensor().inputs;
+    CHECK(inputs.shape() == MatrixShape{std::min<index_t>(example::kSampledTokens, windows * 128), shape.cols});
+    for (index_t t = 0; t < inputs.rows(); ++t)
+      same = same && std::equal(inputs.row(t).begin(), inputs.row(t).end(), others.row(t).begin());
     CHECK(same);
     CHECK(positive);
   }

@@ -2,6 +2,9 @@
 // Schemes with algorithms that look at calibration, from the string to the compressed file.
 #include "blockpack/recipe/rounding_codec.hpp"
 
+#include <cmath>
+
+#include "blockpack/quant/ptq161.hpp"
 #include "blockpack/recipe/compressed_model.hpp"
 #include "recipe/model_support.hpp"
 #include "support/catch.hpp"
@@ -65,6 +68,77 @@ TEST_CASE("GPTQ and polish through a codec lower the layer's error, at the same 
         }).find("EncodeOptions::gram") != std::string::npos);
 }
 
+TEST_CASE("a rotated format takes the algorithms of the format, with statistics rotated alike", "[recipe]") {
+  const GramMatrix gram = correlated(70, 7);
+  std::vector<float> values(24 * 70);
+  Random random(8);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = random.normal() * (i % 37 == 0 ? 8.0f : 1.0f);
+  const MatrixView<const float> w(values.data(), 24, 70);
+  EncodeOptions options;
+  options.gram = &gram;
+  options.execution.threads = 1;
+  const Registry& registry = Registry::standard();
+  const auto loss = [&](const std::string& scheme) {
+    CAPTURE(scheme);
+    const auto codec = registry.codec(scheme);
+    CHECK(codec->scheme() == scheme);
+    const AnyLinear op = encode_matrix(*codec, w, options);
+    if (scheme.find("awq") == std::string::npos) CHECK(op.scheme() == codec->format());
+    const AnyLinear again = registry.codec(codec->format())->open(w.shape(), op.sections());
+    std::vector<float> q(values.size()), opened(values.size());
+    std::vector<index_t> rows(24);
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<index_t>(i);
+    op.decode_rows(rows, MatrixView<float>(q.data(), 24, 70));
+    again.decode_rows(rows, MatrixView<float>(opened.data(), 24, 70));
+    CHECK(q == opened);
+    return layer_loss(w, MatrixView<const float>(q.data(), 24, 70), gram);
+  };
+  for (const std::string format : {"hadamard-b32-int3-g32", "hadamard-b16-nvfp4", "hadamard-b32-ternary-tensor"}) {
+    CAPTURE(format);
+    const double plain = loss(format), by_gptq = loss(format + "+gptq");
+    CHECK(by_gptq < 0.6 * plain);
+    CHECK(loss(format + "+polish") < 0.8 * plain);
+  }
+  CHECK(loss("hadamard-b32-int3-g32+awq") <= 1.0001 * loss("hadamard-b32-int3-g32"));
+  CHECK(loss("hadamard-b16-nvfp4") < loss("nvfp4-4over6") * 2);
+  CHECK(registry.codec("hadamard-b32-mxfp4-mse+importance")->needs().importance);
+  CHECK(message_of([&] { registry.codec("hadamard-b32-f32+gptq"); }).find("f32 does not take the algorithm gptq") !=
+        std::string::npos);
+}
+
+TEST_CASE("ptq1.61+refine fits to inputs of the layer, and is no worse than its start", "[recipe]") {
+  std::vector<float> values(24 * 50), x(120 * 50);
+  Random random(4);
+  for (float& v : values) v = random.normal();
+  for (std::size_t i = 0; i < x.size(); ++i)
+    x[i] = random.normal() * (i % 50 % 7 == 0 ? 4.0f : 1.0f) + (i % 50 > 0 ? 0.7f * x[i - 1] : 0.0f);
+  const MatrixView<const float> w(values.data(), 24, 50), inputs(x.data(), 120, 50);
+  std::vector<float> absmax(50, 0.0f);
+  for (std::size_t i = 0; i < x.size(); ++i) absmax[i % 50] = std::max(absmax[i % 50], std::fabs(x[i]));
+  EncodeOptions options;
+  options.execution.threads = 1;
+  options.inputs = inputs;
+  const auto codec = Registry::standard().codec("ptq1.61+refine");
+  CHECK(codec->needs().inputs);
+  CHECK(codec->format() == "ptq1.61");
+  const auto error = [&](const AnyLinear& op) {
+    CHECK(op.scheme() == "ptq1.61");
+    std::vector<float> want(120 * 24), got(120 * 24);
+    dense_view(w).apply(inputs, MatrixView<float>(want.data(), 120, 24));
+    op.apply(inputs, MatrixView<float>(got.data(), 120, 24));
+    double sum = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) sum += std::pow(static_cast<double>(got[i] - want[i]), 2);
+    return sum;
+  };
+  const double start = error(Ptq161Matrix::encode(w, absmax)), refined = error(encode_matrix(*codec, w, options));
+  CAPTURE(start, refined);
+  CHECK(refined < 0.7 * start);
+  CHECK_NOTHROW(encode_matrix(*Registry::standard().codec("hadamard-b16-ptq1.61+refine"), w, options));
+  CHECK(message_of([&] { encode_matrix(*codec, w); }).find("EncodeOptions::inputs") != std::string::npos);
+  options.inputs = MatrixView<const float>(x.data(), 125, 48);
+  CHECK_THROWS_AS(encode_matrix(*codec, w, options), ShapeError);
+}
+
 TEST_CASE("algorithms saturate what is not finite, refuse it, and never propagate it", "[recipe]") {
   const GramMatrix gram = correlated(70, 4);
   std::vector<float> values(5 * 70);
@@ -82,7 +156,7 @@ TEST_CASE("algorithms saturate what is not finite, refuse it, and never propagat
   options.gram = &gram;
   options.execution.threads = 1;
   for (const std::string scheme : {"int4-g32+gptq", "mxfp4+polish", "int4-g32+flexround", "int4-g32+discquant",
-                                   "nf4-b64+awq", "q4_0+gptq", "nvfp4+gptq"}) {
+                                   "nf4-b64+awq", "q4_0+gptq", "nvfp4+gptq", "q4_k+gptq", "ternary-g64+polish"}) {
     CAPTURE(scheme);
     const auto encoded = [&](const std::vector<float>& from, NonFinite policy) {
       options.non_finite = policy;
@@ -148,7 +222,9 @@ TEST_CASE("a Hessian that no damping makes definite is an error that names the t
   CompressOptions options;
   options.calibration = [gram = std::make_shared<const GramMatrix>(
                              GramMatrix::from_values(MatrixView<const double>(h.data(), 70, 70)))](std::string_view) {
-    return TensorCalibration{gram, {}, {}};
+    TensorCalibration calibration;
+    calibration.gram = gram;
+    return calibration;
   };
   const Recipe recipe = Recipe::parse(R"({"rules": [{"tensors": "a.weight", "scheme": "int3-g32+gptq"}]})");
   CHECK(message_of<ValueError>([&] {

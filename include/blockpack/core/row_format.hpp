@@ -37,6 +37,8 @@ struct EncodeOptions {
   MatrixView<const float> importance;
   /// XᵀX of the layer's inputs, for codecs whose rounding looks at it; a format by itself never does.
   const GramMatrix* gram = nullptr;
+  /// Inputs of the layer [tokens, in], for codecs that fit to its outputs token by token.
+  MatrixView<const float> inputs;
   Execution execution;
 };
 

@@ -93,8 +93,27 @@ struct Bfp {
   /// Bytes of the codes of one block.
   index_t code_bytes() const noexcept { return index_t{block} * mantissa_bits / 8; }
 
-  /// The shared exponent of a block, biased by 127: 0 for a block of zeros, 1 to 254 otherwise.
-  std::uint8_t fit(std::span<const float> values) const noexcept {
+  /// The shared exponent of a block, biased by 127: 0 for a block of zeros, 1 to 254 otherwise. With `importance` (one
+  /// weight per value, or 0 for the last ones) the exponent of the largest magnitude or the one below it, which
+  /// saturates: whichever has the smaller weighted squared error.
+  std::uint8_t fit(std::span<const float> values, std::span<const float> importance = {}) const noexcept {
+    const std::uint8_t exponent = exponent_of(values);
+    if (importance.empty() || exponent <= 1) return exponent;
+    const auto error = [&](std::uint8_t candidate) {
+      Bfp nearest = *this;
+      if (rounding == Rounding::stochastic) nearest.rounding = Rounding::half_even;
+      const float step = step_value(candidate);
+      return detail::weighted_error(values, importance, [&](std::size_t i) {
+        std::int32_t code;
+        nearest.encode(values.subspan(i, 1), candidate, std::span(&code, 1));
+        return static_cast<float>(code) * step;
+      });
+    };
+    const auto below = static_cast<std::uint8_t>(exponent - 1);
+    return error(below) < error(exponent) ? below : exponent;
+  }
+  /// That of the largest magnitude.
+  static std::uint8_t exponent_of(std::span<const float> values) noexcept {
     const std::uint32_t top = detail::max_magnitude_bits(values);
     if (top == 0) return 0;
     const std::uint32_t field = top >> 23;
@@ -186,7 +205,7 @@ inline void Bfp::encode_block(std::span<const float> values, const EncodeRow& ro
                               std::uint8_t* codes) const noexcept {
   std::int32_t m[detail::kMaxBlock];
   const std::span<std::int32_t> block_codes(m, values.size());
-  *scale = fit(values);
+  *scale = fit(values, detail::part_of(row.importance, col, index_t{block}));
   encode(values, *scale, block_codes, row.row, col);
   pack(block_codes, codes);
 }

@@ -47,6 +47,19 @@ double interleaved_sum(std::size_t n, const F& f) noexcept {
   return sum;
 }
 
+/// Sum of importance * (w - decoded(i))², in double and in order. Importance that is shorter than the values ends where
+/// the row does.
+template <class Decoded>
+double weighted_error(std::span<const float> values, std::span<const float> importance,
+                      const Decoded& decoded) noexcept {
+  double sum = 0;
+  for (std::size_t i = 0; i < std::min(values.size(), importance.size()); ++i) {
+    const double error = static_cast<double>(values[i]) - static_cast<double>(decoded(i));
+    sum += strict_mul(strict_mul(error, error), static_cast<double>(importance[i]));
+  }
+  return sum;
+}
+
 /// Encodes a row block by block through the reference. A short last block is filled with zeros, which changes neither
 /// its shared exponent nor its other codes.
 template <class Format>

@@ -22,11 +22,14 @@
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
+#include "blockpack/core/strict.hpp"
 #include "blockpack/quant/bfp.hpp"
 #include "blockpack/quant/group_int.hpp"
 #include "blockpack/quant/mx.hpp"
 #include "blockpack/quant/nf4.hpp"
 #include "blockpack/quant/nvfp4.hpp"
+#include "blockpack/quant/ofq.hpp"
+#include "blockpack/quant/ternary.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -48,13 +51,13 @@ struct GridTable {
   }
 };
 
-/// The values scale * u of one group, for units u in an integer range or in a table. A small value; a table must
-/// outlive it. A negative scale turns the order around; scale 0 leaves the single value 0.
+/// The values scale * u + offset of one group, for units u in an integer range or in a table. A small value; a table
+/// must outlive it. A negative scale turns the order around; scale 0 leaves the single value `offset`.
 class Grid {
  public:
-  /// scale * u for the integers u in [low, high], low <= high, |u| <= 2^23; ties go to the even integer.
-  Grid(std::int32_t low, std::int32_t high, float scale) noexcept
-      : scale_(scale), low_(static_cast<float>(low)), high_(static_cast<float>(high)) {}
+  /// For the integers u in [low, high], low <= high, |u| <= 2^23; ties go to the even integer.
+  Grid(std::int32_t low, std::int32_t high, float scale, float offset = 0.0f) noexcept
+      : scale_(scale), offset_(offset), low_(static_cast<float>(low)), high_(static_cast<float>(high)) {}
   /// scale * u for the units of a table.
   Grid(const GridTable& table, float scale) noexcept
       : table_(&table), scale_(scale), low_(table.units.front()), high_(table.units.back()) {}
@@ -70,15 +73,19 @@ class Grid {
   float second_scale() const noexcept { return second_; }
   /// What weights are multiplied by to get units; 0: they are divided by first_scale().
   float multiplier() const noexcept { return multiplier_; }
+  /// Which value unit 0 stands for.
+  float offset() const noexcept { return offset_; }
   /// Null for a grid of integers.
   const GridTable* table() const noexcept { return table_; }
   float lowest_unit() const noexcept { return low_; }
   float highest_unit() const noexcept { return high_; }
 
   /// The value of a unit, as the format decodes it.
-  float value(float unit) const noexcept { return scale_ * unit * second_; }
+  float value(float unit) const noexcept { return strict_mul(scale_ * unit, second_) + offset_; }
   /// w in units: what the encoder looks up. The scale must not be 0.
-  float in_units(float w) const noexcept { return multiplier_ != 0.0f ? w * multiplier_ : w / scale_; }
+  float in_units(float w) const noexcept {
+    return multiplier_ != 0.0f ? (w - offset_) * multiplier_ : (w - offset_) / scale_;
+  }
 
   /// The unit nearest to u; the first or the last one beyond the ends.
   float nearest_unit(float u) const noexcept {
@@ -101,7 +108,7 @@ class Grid {
   }
 
   /// The value nearest to w: what the format's own encoder takes.
-  float nearest(float w) const noexcept { return scale_ == 0.0f ? 0.0f : value(nearest_unit(in_units(w))); }
+  float nearest(float w) const noexcept { return scale_ == 0.0f ? offset_ : value(nearest_unit(in_units(w))); }
   /// The largest value that is not above w, or the smallest value of all.
   float down(float w) const noexcept { return neighbour(w, -1); }
   /// The smallest value that is not below w, or the largest value of all.
@@ -113,7 +120,7 @@ class Grid {
     return static_cast<std::size_t>(std::upper_bound(t.begin(), t.end(), u) - t.begin());
   }
   float neighbour(float w, int direction) const noexcept {
-    if (scale_ == 0.0f) return 0.0f;
+    if (scale_ == 0.0f) return offset_;
     const float unit = nearest_unit(in_units(w));
     const float near = value(unit);
     if (direction < 0 ? near <= w : near >= w) return near;
@@ -124,6 +131,7 @@ class Grid {
   float scale_;
   float second_ = 1.0f;
   float multiplier_ = 0.0f;  ///< 0: divide by the scale
+  float offset_ = 0.0f;
   float low_, high_;
 };
 
@@ -131,7 +139,8 @@ class Grid {
 ///
 /// - `Parameters`, the type of a group's parameters as they are stored;
 /// - `group_size(format, cols)`, the weights that share parameters (the last group may be short);
-/// - `fit(format, row, first, count)`, the parameters of a group of a row;
+/// - optionally `groups_per_fit(format)`, the groups that are fitted together (K-quants: those of a super-block);
+/// - `fit(format, row, parameters)`, the parameters of the groups fitted together, whose weights are `row`;
 /// - `grid(format, parameters)`, its values;
 /// - `set_scale(format, parameters, scale)`, which takes the nearest storable scale; false: scales are fixed;
 /// - `store_row(format, all parameters, values, dst)`, the bytes of encode_row for values on the grids,
@@ -144,9 +153,10 @@ struct GridTraits;
 template <class F>
 concept GridFormat = RowFormat<F> &&
     requires(const F& f, const EncodeRow& row, typename GridTraits<F>::Parameters& p,
+             std::span<typename GridTraits<F>::Parameters> fitted,
              std::span<const typename GridTraits<F>::Parameters> all, std::span<std::byte* const> dst) {
   { GridTraits<F>::group_size(f, index_t{}) } -> std::same_as<index_t>;
-  { GridTraits<F>::fit(f, row, index_t{}, index_t{}) } -> std::same_as<typename GridTraits<F>::Parameters>;
+  GridTraits<F>::fit(f, row, fitted);
   { GridTraits<F>::grid(f, p) } -> std::same_as<Grid>;
   { GridTraits<F>::set_scale(f, p, 1.0f) } -> std::same_as<bool>;
   GridTraits<F>::store_row(f, all, row.weights, dst);
@@ -159,9 +169,8 @@ struct GridTraits<GroupInt> {
   static index_t group_size(const GroupInt& f, index_t cols) {
     return f.group_size == 0 ? std::max<index_t>(cols, 1) : f.group_size;
   }
-  static Parameters fit(const GroupInt& f, const EncodeRow& row, index_t first, index_t count) {
-    const auto values = row.weights.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
-    return detail::checked_group(f, f.fit(values, detail::part_of(row.importance, first, count)), row, first);
+  static void fit(const GroupInt& f, const EncodeRow& row, std::span<Parameters> to) {
+    to[0] = detail::checked_group(f, f.fit(row.weights, row.importance), row, 0);
   }
   static Grid grid(const GroupInt& f, const Parameters& p) {
     const std::int32_t lowest = f.grid == GroupGrid::max_abs ? 1 : 0;
@@ -257,10 +266,9 @@ struct GridTraits<Mx> {
   using Parameters = std::uint8_t;
 
   static index_t group_size(const Mx& f, index_t) { return f.block; }
-  static Parameters fit(const Mx& f, const EncodeRow& row, index_t first, index_t count) {
-    const auto at = static_cast<std::size_t>(first), n = static_cast<std::size_t>(count);
-    return f.fit(row.weights.subspan(at, n), row.importance.empty() ? row.importance : row.importance.subspan(at, n),
-                 row.non_finite == NonFinite::propagate ? NonFinite::reject : row.non_finite);
+  static void fit(const Mx& f, const EncodeRow& row, std::span<Parameters> to) {
+    to[0] =
+        f.fit(row.weights, row.importance, row.non_finite == NonFinite::propagate ? NonFinite::reject : row.non_finite);
   }
   static Grid grid(const Mx& f, const Parameters& scale) {
     const float factor = static_cast<float>(e8m0::from_bits(scale));
@@ -280,8 +288,8 @@ struct GridTraits<Bfp> {
   using Parameters = std::uint8_t;
 
   static index_t group_size(const Bfp& f, index_t) { return f.block; }
-  static Parameters fit(const Bfp& f, const EncodeRow& row, index_t first, index_t count) {
-    return f.fit(row.weights.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
+  static void fit(const Bfp& f, const EncodeRow& row, std::span<Parameters> to) {
+    to[0] = f.fit(row.weights, row.importance);
   }
   static Grid grid(const Bfp& f, const Parameters& exponent) {
     const std::int32_t top = (std::int32_t{1} << (f.mantissa_bits - 1)) - 1;
@@ -301,10 +309,9 @@ struct GridTraits<Nf4> {
   using Parameters = float;  ///< an fp16 value
 
   static index_t group_size(const Nf4& f, index_t) { return f.block; }
-  static Parameters fit(const Nf4& f, const EncodeRow& row, index_t first, index_t count) {
-    const EncodeRow part{detail::part_of(row.weights, first, count), {}, row.row, row.non_finite};
-    if (row.non_finite == NonFinite::reject) f.check_row(part);
-    return f.stored(f.fit(part.weights), 65504.0f);
+  static void fit(const Nf4& f, const EncodeRow& row, std::span<Parameters> to) {
+    if (row.non_finite == NonFinite::reject) f.check_row(row);
+    to[0] = f.stored(f.fit(row.weights, row.importance), 65504.0f);
   }
   static Grid grid(const Nf4&, const Parameters& scale) {
     static const GridTable table =
@@ -329,8 +336,8 @@ struct GridTraits<Nvfp4> {
   using Parameters = std::uint8_t;
 
   static index_t group_size(const Nvfp4&, index_t) { return Nvfp4::kBlock; }
-  static Parameters fit(const Nvfp4& f, const EncodeRow& row, index_t first, index_t count) {
-    return f.fit(detail::part_of(row.weights, first, count), detail::part_of(row.importance, first, count));
+  static void fit(const Nvfp4& f, const EncodeRow& row, std::span<Parameters> to) {
+    to[0] = f.fit(row.weights, row.importance);
   }
   static Grid grid(const Nvfp4& f, const Parameters& scale) {
     const float s = static_cast<float>(fp8_e4m3::from_bits(scale));
@@ -342,6 +349,78 @@ struct GridTraits<Nvfp4> {
                         std::span<std::byte* const> dst) {
     detail::store_table_row(f, Nvfp4::kBlock, scales, values, dst[1]);
     for (std::size_t b = 0; b < scales.size(); ++b) dst[0][b] = static_cast<std::byte>(scales[b]);
+  }
+};
+
+/// The three values under a stored scale: `nearest` takes the nearest of them, where the encoder has its rule. A format
+/// with one scale for the matrix must be fitted to it.
+template <>
+struct GridTraits<Ternary> {
+  using Parameters = float;  ///< the scale as it is stored
+
+  static index_t group_size(const Ternary& f, index_t cols) {
+    return f.group_size > 0 ? f.group_size : std::max<index_t>(cols, 1);
+  }
+  static void fit(const Ternary& f, const EncodeRow& row, std::span<Parameters> to) {
+    to[0] =
+        f.group_size == Ternary::kTensor ? f.tensor_mean : f.checked_scale(f.fit(row.weights, row.importance), row, 0);
+  }
+  static Grid grid(const Ternary&, const Parameters& scale) { return {-1, 1, scale}; }
+  static bool set_scale(const Ternary& f, Parameters& p, float scale) {
+    if (f.group_size == Ternary::kTensor) return false;
+    const float stored = static_cast<float>(fp16(scale));
+    if (std::isfinite(stored) && stored > 0.0f) p = stored;
+    return true;
+  }
+  static void store_row(const Ternary& f, std::span<const Parameters> scales, std::span<const float> values,
+                        std::span<std::byte* const> dst) {
+    const auto cols = static_cast<index_t>(values.size());
+    const index_t size = group_size(f, cols), stored = f.group_size > 0 ? size : cols;
+    std::uint8_t* codes = detail::bytes(dst[1]);
+    std::vector<std::int32_t> digits(static_cast<std::size_t>(stored));
+    for (std::size_t g = 0; g < scales.size(); ++g, codes += f.code_bytes(stored)) {
+      if (f.group_size != Ternary::kTensor) detail::store_fp16(scales[g], dst[0] + 2 * g);
+      std::fill(digits.begin(), digits.end(), 1);
+      const std::span<const float> part = detail::part_of(values, static_cast<index_t>(g) * size, size);
+      for (std::size_t i = 0; i < part.size(); ++i) digits[i] = 1 + (part[i] > 0.0f ? 1 : 0) - (part[i] < 0.0f ? 1 : 0);
+      f.pack(digits, codes);
+    }
+  }
+};
+
+template <>
+struct GridTraits<StatsQ> {
+  using Parameters = float;  ///< an fp16 value
+
+  static index_t group_size(const StatsQ&, index_t cols) { return std::max<index_t>(cols, 1); }
+  static void fit(const StatsQ& f, const EncodeRow& row, std::span<Parameters> to) { to[0] = f.checked_scale(row); }
+  static Grid grid(const StatsQ& f, const Parameters& scale) {
+    static const std::array<GridTable, 3> tables = [] {  // of 2, 3 and 4 bits
+      std::array<GridTable, 3> all;
+      for (int bits = 2; bits <= 4; ++bits) {
+        const std::int32_t n = StatsQ{.bits = bits}.half_levels();
+        std::vector<float> units;
+        for (std::int32_t k = -n; k < n; ++k) units.push_back((static_cast<float>(k) + 0.5f) / static_cast<float>(n));
+        all[static_cast<std::size_t>(bits - 2)] =
+            GridTable::make(std::move(units), [](std::size_t i) { return i % 2 == 1; });  // n is even
+      }
+      return all;
+    }();
+    return {tables[static_cast<std::size_t>(f.bits - 2)], scale};
+  }
+  static bool set_scale(const StatsQ&, Parameters& p, float scale) {
+    const float stored = static_cast<float>(fp16(scale));
+    if (std::isfinite(stored) && stored > 0.0f) p = stored;
+    return true;
+  }
+  static void store_row(const StatsQ& f, std::span<const Parameters> scales, std::span<const float> values,
+                        std::span<std::byte* const> dst) {
+    if (scales.empty()) return;
+    detail::store_fp16(scales[0], dst[0]);
+    std::vector<std::int32_t> codes(values.size());
+    f.encode(values, scales[0], codes);
+    for (std::int32_t& k : codes) k += f.half_levels();
+    f.packing().pack(codes, f.half_levels(), detail::bytes(dst[1]));
   }
 };
 

@@ -44,11 +44,12 @@ void apply_rows(ActivationView x, ResultView y, const ApplyOptions& how, const R
 }
 
 /// Unscaled Walsh-Hadamard transform in the natural order; the length is a power of two.
-inline void walsh_hadamard(std::span<float> v) noexcept {
+template <class T>
+void walsh_hadamard(std::span<T> v) noexcept {
   for (std::size_t half = 1; half < v.size(); half *= 2)
     for (std::size_t begin = 0; begin < v.size(); begin += 2 * half)
       for (std::size_t i = begin; i < begin + half; ++i) {
-        const float a = v[i], b = v[i + half];
+        const T a = v[i], b = v[i + half];
         v[i] = a + b;
         v[i + half] = a - b;
       }
@@ -90,15 +91,16 @@ class BlockHadamard {
   std::vector<Section> sections() const { return {}; }
   std::size_t storage_bytes() const noexcept { return 0; }
 
-  /// row = R row, in place: the same as row · R. The length must be that of the operator.
-  void rotate(std::span<float> row) const noexcept {
+  /// row = R row, in place: the same as row · R. The length must be that of the operator. T is float or double.
+  template <class T>
+  void rotate(std::span<T> row) const noexcept {
     std::size_t size = static_cast<std::size_t>(block_);
     for (std::size_t at = 0; at < row.size(); at += size) {
       while (size > row.size() - at) size /= 2;
-      const std::span<float> part = row.subspan(at, size);
+      const std::span<T> part = row.subspan(at, size);
       detail::walsh_hadamard(part);
-      const float norm = 1.0f / std::sqrt(static_cast<float>(size));
-      for (float& v : part) v *= norm;
+      const T norm = T{1} / std::sqrt(static_cast<T>(size));
+      for (T& v : part) v *= norm;
     }
   }
 

@@ -31,8 +31,8 @@ namespace blockpack::inline BLOCKPACK_ABI {
 ///
 /// All in float32; midpoints between levels are rounded to float32, half to even. a is rounded first and the rounded
 /// one is used. A block of zeros, or one whose a rounds to 0, stores a = 0 and the code of 0 (7). a beyond fp16 is a
-/// ValueError under `reject`; under `saturate` it is 65504 and the codes follow. Importance has no effect: nothing is
-/// searched.
+/// ValueError under `reject`; under `saturate` it is 65504 and the codes follow. With importance a is searched for, see
+/// fit().
 struct Nf4 {
   int block = 64;  ///< 32, 64 or 128
 
@@ -73,9 +73,26 @@ struct Nf4 {
             {"codes", checked_mul(blocks, index_t{block} / 2, "Nf4::sections")}};
   }
 
-  /// max |v| before it is rounded to fp16.
-  float fit(std::span<const float> values) const noexcept {
-    return std::bit_cast<float>(detail::max_magnitude_bits(values));
+  /// max |v| before it is rounded to fp16. With `importance` (one weight per value, or none for the last ones), of this
+  /// times 1, 31/32, … 20/32 the one of least weighted squared error as it is stored, the first of equals.
+  float fit(std::span<const float> values, std::span<const float> importance = {}) const noexcept {
+    const float absmax = std::bit_cast<float>(detail::max_magnitude_bits(values));
+    float best = absmax;
+    double least = std::numeric_limits<double>::infinity();
+    for (int part = 32; part >= 20 && !importance.empty(); --part) {
+      const float candidate = absmax * (static_cast<float>(part) / 32.0f), scale = stored(candidate);
+      if (!std::isfinite(scale)) continue;
+      const double error = detail::weighted_error(values, importance, [&](std::size_t i) {
+        std::int32_t code;
+        encode(values.subspan(i, 1), scale, std::span(&code, 1));
+        return kLevels[code] * scale;
+      });
+      if (error < least) {
+        least = error;
+        best = candidate;
+      }
+    }
+    return best;
   }
   /// The scale as it is stored; `overflow` where it is beyond fp16.
   static float stored(float absmax, float overflow = std::numeric_limits<float>::infinity()) noexcept {
@@ -169,7 +186,10 @@ inline void Nf4::encode_row(const EncodeRow& row, std::span<std::byte* const> ds
       std::fill(std::copy(values.begin(), values.end(), padded), padded + block, 0.0f);
       values = std::span<const float>(padded, static_cast<std::size_t>(block));
     }
-    const float scale = checked_scale(ops.max_magnitude(ops.kernels, values), row, col);
+    const std::span<const float> importance = detail::part_of(row.importance, col, block);
+    const std::uint32_t magnitude = importance.empty() ? ops.max_magnitude(ops.kernels, values)
+                                                       : std::bit_cast<std::uint32_t>(fit(values, importance));
+    const float scale = checked_scale(magnitude, row, col);
     detail::store_fp16(scale, scales);
     ops.encode(ops.kernels, values, code_table(scale), codes);
   }

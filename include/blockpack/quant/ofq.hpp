@@ -38,7 +38,7 @@ namespace blockpack::inline BLOCKPACK_ABI {
 /// The mean is a double sum in eight interleaved parts, s is float32, then fp16, half to even; the rounded s divides.
 /// The multiplier of the source is 2, which clips at 1.6 standard deviations: good at 2 bits, poor at 4. A row of
 /// zeros, or one whose s rounds to 0, stores s = 0 and decodes to zeros. s beyond fp16 is a ValueError under `reject`
-/// and 65504 under `saturate`. Importance has no effect: nothing is searched.
+/// and 65504 under `saturate`. With importance s is searched for, see fit().
 struct StatsQ {
   int bits = 2;              ///< 2, 3 or 4
   int multiplier_100 = 200;  ///< hundredths: 200 is the source's 2
@@ -84,13 +84,35 @@ struct StatsQ {
     return {{"scales", cols > 0 ? 2 : 0}, {"codes", packing().code_bytes(cols)}};
   }
 
-  /// s in float32. Infinity counts as the largest float.
-  float fit(std::span<const float> row) const noexcept {
+  /// s in float32. Infinity counts as the largest float. With `importance` (one weight per value), of this times 10/16,
+  /// 11/16, … 26/16 the one of least weighted squared error as it is stored; of equals the one nearest to 16/16, the
+  /// smaller first.
+  float fit(std::span<const float> row, std::span<const float> importance = {}) const noexcept {
     constexpr double kLargest = std::numeric_limits<float>::max();
     const double sum = detail::interleaved_sum(
         row.size(), [&](std::size_t i) { return std::min(std::fabs(static_cast<double>(row[i])), kLargest); });
     const double mean = row.empty() ? 0.0 : sum / static_cast<double>(row.size());
-    return static_cast<float>(std::min(mean * multiplier_100 / 100.0, kLargest));
+    const auto plain = static_cast<float>(std::min(mean * multiplier_100 / 100.0, kLargest));
+    float best = plain;
+    double least = std::numeric_limits<double>::infinity();
+    for (int trial = 0; trial <= 20 && !importance.empty(); ++trial) {  // 16, 15, 17, 14, …
+      const int parts = 16 + (trial % 2 == 0 ? trial / 2 : -(trial + 1) / 2);
+      if (parts < 10) continue;
+      const float candidate = plain * (static_cast<float>(parts) / 16.0f), s = static_cast<float>(fp16(candidate));
+      if (!std::isfinite(s)) continue;
+      const double error = detail::weighted_error(row, importance, [&](std::size_t i) {
+        std::int32_t k;
+        float value;
+        encode(row.subspan(i, 1), s, std::span(&k, 1));
+        decode(std::span<const std::int32_t>(&k, 1), s, std::span(&value, 1));
+        return value;
+      });
+      if (error < least) {
+        least = error;
+        best = candidate;
+      }
+    }
+    return best;
   }
 
   /// Where a weight lies on the code axis: t = v * n - 1/2, so that codes k are the integers nearest to t.
@@ -142,11 +164,12 @@ struct StatsQ {
     }
   }
 
- private:
+  /// How codes are stored.
   GroupInt packing() const noexcept { return {bits, 0, GroupGrid::half_step}; }
 
+  /// The scale of a row as it is stored, with the policy for one beyond fp16.
   float checked_scale(const EncodeRow& row) const {
-    const float scale = static_cast<float>(fp16(fit(row.weights)));
+    const float scale = static_cast<float>(fp16(fit(row.weights, row.importance)));
     if (std::isfinite(scale)) return scale;
     if (row.non_finite != NonFinite::saturate)
       throw ValueError("encode " + scheme() + ": the scale of row " + std::to_string(row.row) +

@@ -185,15 +185,7 @@ struct Ternary {
   static constexpr index_t kRunBytes = 13;  ///< … whole bytes
   static constexpr index_t kChunk = 256;    ///< codes in flight; a multiple of kRun
 
- private:
-  static constexpr float kLargest = std::numeric_limits<float>::max();
-
-  /// fit() for magnitudes that are finite.
-  template <class Magnitude>
-  TernaryParameters fit(std::size_t size, const Magnitude& magnitude, std::span<const float> importance) const noexcept;
-  template <class Code>
-  static void pack_base3(std::span<const Code> codes, std::uint8_t* dst) noexcept;
-
+  /// The scale of a group as it is stored, with the policy for one beyond fp16; `col` is the group's first column.
   float checked_scale(const TernaryParameters& p, const EncodeRow& row, index_t col) const {
     const float scale = static_cast<float>(fp16(p.scale));
     if (std::isfinite(scale)) return scale;
@@ -203,6 +195,15 @@ struct Ternary {
                        " is beyond fp16 (65504); pass NonFinite::saturate to clamp it");
     return 65504.0f;
   }
+
+ private:
+  static constexpr float kLargest = std::numeric_limits<float>::max();
+
+  /// fit() for magnitudes that are finite.
+  template <class Magnitude>
+  TernaryParameters fit(std::size_t size, const Magnitude& magnitude, std::span<const float> importance) const noexcept;
+  template <class Code>
+  static void pack_base3(std::span<const Code> codes, std::uint8_t* dst) noexcept;
 };
 
 namespace detail {

@@ -5,6 +5,7 @@
 /// view of the algorithms, `FormatGrids<F>` keeps the parameters of a format and turns chosen values into its bytes.
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,16 +20,19 @@ namespace blockpack::inline BLOCKPACK_ABI {
 /// Group g of a row is its columns [g * group_size, …). Members may be called at once for different rows.
 class WeightGrids {
  public:
-  WeightGrids(MatrixShape shape, index_t group_size) : shape_(shape), group_size_(group_size) {}
+  WeightGrids(MatrixShape shape, index_t group_size, index_t groups_per_fit = 1)
+      : shape_(shape), group_size_(group_size), groups_per_fit_(groups_per_fit) {}
   virtual ~WeightGrids() = default;
 
   MatrixShape shape() const noexcept { return shape_; }
   index_t group_size() const noexcept { return group_size_; }
   index_t groups() const noexcept { return ceil_div(shape_.cols, group_size_); }
+  /// Groups are fitted together from every groups_per_fit-th on.
+  index_t groups_per_fit() const noexcept { return groups_per_fit_; }
 
-  /// Fits the parameters of a group to these values (one for each column of the group) and keeps them. `columns` says
-  /// which columns of the matrix the values belong to, for the importance; empty: those of the group. ValueError when
-  /// the format cannot store the parameters.
+  /// Fits the parameters of the groups fitted together from `group` on to these values (one for each of their columns)
+  /// and keeps them. `columns` says which columns of the matrix the values belong to, for the importance; empty: those
+  /// of the groups. ValueError when the format cannot store the parameters.
   virtual void fit(index_t row, index_t group, std::span<const float> values, std::span<const index_t> columns) = 0;
 
   /// The grid of a group that was fitted. All grids of a matrix are of integers, or all have the same table.
@@ -43,7 +47,7 @@ class WeightGrids {
 
  private:
   MatrixShape shape_;
-  index_t group_size_;
+  index_t group_size_, groups_per_fit_;
 };
 
 namespace detail {
@@ -63,6 +67,28 @@ inline void check_importance(const char* function, MatrixView<const float> impor
 
 }  // namespace detail
 
+/// The weights within `band` of the middle between two neighbouring values of their fitted grids, as a share of their
+/// distance: those that a small step would move to another value (near_threshold_mask of quant/ofq.hpp for any format).
+///
+/// Shapes:  w and near [rows, cols], the grids' shape; near is 1 or 0.
+/// Errors:  ShapeError for another shape; ValueError for a band outside [0, 1/2].
+inline void near_threshold_mask(MatrixView<const float> w, const WeightGrids& grids, float band,
+                                MatrixView<std::uint8_t> near) {
+  if (near.shape() != w.shape() || grids.shape() != w.shape())
+    throw ShapeError("near_threshold_mask: near is " + to_string(near.shape()) + " and grids " +
+                     to_string(grids.shape()) + ", " + to_string(w.shape()) + " needed");
+  if (!(band >= 0.0f && band <= 0.5f))
+    throw ValueError("near_threshold_mask: band = " + std::to_string(band) + ", 0 to 0.5 needed");
+  for (index_t r = 0; r < w.rows(); ++r)
+    for (index_t g = 0; g < grids.groups(); ++g) {
+      const Grid grid = grids.grid(r, g);
+      for (index_t c = g * grids.group_size(); c < std::min(w.cols(), (g + 1) * grids.group_size()); ++c) {
+        const float down = grid.down(w(r, c)), up = grid.up(w(r, c));
+        near(r, c) = down < up && std::fabs((w(r, c) - down) / (up - down) - 0.5f) <= band ? 1 : 0;
+      }
+    }
+}
+
 /// The grids of one format; a format with parameters of the whole matrix must be fitted to it. `options.importance` and
 /// `options.non_finite` (for scales beyond the format) go to every fit; its memory must outlive this object.
 template <GridFormat F>
@@ -71,7 +97,9 @@ class FormatGrids final : public WeightGrids {
   using Parameters = typename GridTraits<F>::Parameters;
 
   FormatGrids(const F& format, MatrixShape shape, const EncodeOptions& options = {})
-      : WeightGrids(shape, GridTraits<F>::group_size(format, shape.cols)), format_(format), options_(options) {
+      : WeightGrids(shape, GridTraits<F>::group_size(format, shape.cols), fitted_together(format)),
+        format_(format),
+        options_(options) {
     detail::check_importance("FormatGrids", options.importance, shape);
     parameters_.resize(static_cast<std::size_t>(checked_mul(shape.rows, groups(), "FormatGrids")));
   }
@@ -89,7 +117,10 @@ class FormatGrids final : public WeightGrids {
       }
     }
     const EncodeRow part{values, importance, row, options_.non_finite};
-    parameters_[at(row, group)] = GridTraits<F>::fit(format_, part, 0, static_cast<index_t>(values.size()));
+    GridTraits<F>::fit(format_, part,
+                       std::span(parameters_)
+                           .subspan(at(row, group), static_cast<std::size_t>(
+                                                        ceil_div(static_cast<index_t>(values.size()), group_size()))));
   }
 
   Grid grid(index_t row, index_t group) const override {
@@ -124,6 +155,11 @@ class FormatGrids final : public WeightGrids {
   }
 
  private:
+  static index_t fitted_together(const F& format) {
+    if constexpr (requires { GridTraits<F>::groups_per_fit(format); }) return GridTraits<F>::groups_per_fit(format);
+    static_cast<void>(format);
+    return 1;
+  }
   std::size_t at(index_t row, index_t group) const noexcept { return static_cast<std::size_t>(row * groups() + group); }
   std::span<const Parameters> row_parameters(index_t row) const noexcept {
     return std::span(parameters_).subspan(at(row, 0), static_cast<std::size_t>(groups()));

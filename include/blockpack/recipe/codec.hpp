@@ -27,10 +27,13 @@ struct SectionSize {
   bool per_row = true;  ///< of row-wise codecs: as many bytes for every row; false: one piece for the whole matrix
 };
 
-/// Which calibration statistics an encoder cannot do without (EncodeOptions has both).
+/// Which calibration statistics an encoder cannot do without (EncodeOptions has all of them).
 struct CalibrationNeeds {
   bool gram = false;        ///< XᵀX of the inputs
   bool importance = false;  ///< of the weights or the columns
+  bool inputs = false;      ///< inputs themselves
+
+  bool any() const noexcept { return gram || importance || inputs; }
 };
 
 /// Immutable; const members may be called from any number of threads at once.
@@ -104,7 +107,7 @@ class RowCodec final : public Codec {
 
   std::string scheme() const override { return importance_ ? format() + "+importance" : format(); }
   std::string format() const override { return format_.scheme(); }
-  CalibrationNeeds needs() const noexcept override { return {false, importance_}; }
+  CalibrationNeeds needs() const noexcept override { return {.importance = importance_}; }
   std::vector<SectionSize> sections(MatrixShape shape) const override {
     std::vector<SectionSize> sizes;
     for (const SectionSpec& s : format_.sections(shape.cols))

@@ -96,7 +96,9 @@ class RoundingCodec final : public Codec {
     const index_t side = std::max(shape.rows, shape.cols);
     return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 4 * index_t{sizeof(float)}, "working_bytes");
   }
-  CalibrationNeeds needs() const noexcept override { return {steps_.needs_gram(), steps_.importance}; }
+  CalibrationNeeds needs() const noexcept override {
+    return {.gram = steps_.needs_gram(), .importance = steps_.importance};
+  }
   void encode(MatrixView<const float> given, index_t /*first_row*/, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
     detail::require_calibration(*this, options);
@@ -139,7 +141,7 @@ class AwqCodec final : public Codec {
     const index_t side = std::max(shape.rows, shape.cols);
     return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 5 * index_t{sizeof(float)}, "working_bytes");
   }
-  CalibrationNeeds needs() const noexcept override { return {true, steps_.importance}; }
+  CalibrationNeeds needs() const noexcept override { return {.gram = true, .importance = steps_.importance}; }
   void encode(MatrixView<const float> given, index_t /*first_row*/, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
     detail::require_calibration(*this, options);

@@ -68,9 +68,10 @@ inline constexpr std::size_t kRoundRows = 16;
 inline constexpr std::size_t kRoundColumns = 64;
 
 /// The grids of kRoundRows rows in one group. Integers from a to b: the value is scale * nearest(w / scale); scale is
-/// not 0. Units of a table: scale * nearest(u) * b, u = w * a, or w / scale where a is 0 and scale is not.
+/// not 0. Units of a table: scale * nearest(u) * b, u = w * a, or w / scale where a is 0 and scale is not. Both of what
+/// w is above `offset`, which is then added.
 struct RowGrids {
-  float scale[kRoundRows], a[kRoundRows], b[kRoundRows];
+  float scale[kRoundRows], a[kRoundRows], b[kRoundRows], offset[kRoundRows];
 };
 
 /// Columns rounded one after the other, the last one first: q = the nearest value, e = (q - w) / updates[s][s], and

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 
 #include "blockpack/core/code_spec.hpp"
@@ -89,6 +90,9 @@ inline std::uint32_t two_levels(const Half& step, int times) noexcept {
 inline std::uint32_t minus_two_levels(const Half& step, int times) noexcept {
   return two_levels(step, times) ^ 0x8000u;
 }
+
+/// The int8 of two_levels.
+inline int multiple_of(std::uint32_t bits) noexcept { return static_cast<std::int8_t>(bits >> 16); }
 
 /// Where the parts of a block go: all its codes, and per group the bits of its scale and its minimum.
 struct CodeBlock {
@@ -212,6 +216,127 @@ inline void read_codes(const Q4K& b, const CodeBlock& dst) noexcept {
 }
 inline void read_codes(const Q5K& b, const CodeBlock& dst) noexcept {
   read_codes(b.d, b.dmin, b.scales, b.qs, b.qh, dst);
+}
+
+/// The block whose read_codes gives `src`.
+inline void write_codes(const CodeBlock& src, Q4_0& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  pack_nibbles(src.codes, b.qs);
+}
+inline void write_codes(const CodeBlock& src, Iq4Nl& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  pack_nibbles(src.codes, b.qs);
+}
+inline void write_codes(const CodeBlock& src, Q5_0& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  pack_fifth_bits(src.codes, b.qh);
+  pack_nibbles(src.codes, b.qs);
+}
+inline void write_codes(const CodeBlock& src, Q4_1& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  b.min.set_bits(static_cast<std::uint16_t>(src.minimums[0]));
+  pack_nibbles(src.codes, b.qs);
+}
+inline void write_codes(const CodeBlock& src, Q5_1& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  b.min.set_bits(static_cast<std::uint16_t>(src.minimums[0]));
+  pack_fifth_bits(src.codes, b.qh);
+  pack_nibbles(src.codes, b.qs);
+}
+inline void write_codes(const CodeBlock& src, Q8_0& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  for (std::size_t i = 0; i < 32; ++i) b.qs[i] = static_cast<std::int8_t>(src.codes[i] - 128);
+}
+inline void write_codes(const CodeBlock& src, Q8K& b) noexcept {
+  for (std::size_t i = 0; i < 4; ++i) b.d[i] = static_cast<std::uint8_t>(src.scales[0] >> (8 * i));
+  for (std::size_t s = 0; s < 16; ++s) {
+    int sum = 0;
+    for (std::size_t i = 16 * s; i < 16 * s + 16; ++i) sum += b.qs[i] = static_cast<std::int8_t>(src.codes[i] - 128);
+    b.bsums[2 * s] = static_cast<std::uint8_t>(sum);
+    b.bsums[2 * s + 1] = static_cast<std::uint8_t>(static_cast<unsigned>(sum) >> 8);
+  }
+}
+inline void write_codes(const CodeBlock& src, Mxfp4& b) noexcept {
+  b.e = static_cast<std::uint8_t>(src.scales[0]);
+  pack_nibbles(src.codes, b.qs);
+}
+inline void write_codes(const CodeBlock& src, Nvfp4& b) noexcept {
+  for (std::size_t s = 0; s < 4; ++s) {
+    b.d[s] = static_cast<std::uint8_t>(src.scales[s]);
+    for (std::size_t j = 0; j < 8; ++j)
+      b.qs[8 * s + j] = static_cast<std::uint8_t>(src.codes[16 * s + j] | src.codes[16 * s + 8 + j] << 4);
+  }
+}
+inline void write_codes(const CodeBlock& src, Tq2_0& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  pack_two_bits(src.codes, b.qs);
+}
+inline void write_codes(const CodeBlock& src, Tq1_0& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  for (std::size_t i = 0; i < 52; ++i) {
+    int v = 0;
+    for (std::size_t n = 0; n < 5; ++n) v = 3 * v + (i < 48 || n < 4 ? src.codes[simple::tq1_element(i, n)] : 0);
+    (i < 48 ? b.qs[i] : b.qh[i - 48]) = static_cast<std::uint8_t>((256 * v + 242) / 243);
+  }
+}
+inline void write_codes(const CodeBlock& src, Iq4Xs& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  unsigned high_bits = 0;
+  for (std::size_t j = 0; j < 8; ++j) {
+    const unsigned scale = static_cast<unsigned>(multiple_of(src.scales[j]) + 32);
+    const unsigned low = j % 2 == 0 ? 0u : b.scales_l[j / 2];
+    b.scales_l[j / 2] = static_cast<std::uint8_t>(low | (scale & 15) << (j % 2 * 4));
+    high_bits |= (scale >> 4) << (2 * j);
+    pack_nibbles(src.codes + 32 * j, b.qs + 16 * j);
+  }
+  b.scales_h.set_bits(static_cast<std::uint16_t>(high_bits));
+}
+inline void write_codes(const CodeBlock& src, Q3K& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  std::uint8_t scales[16];
+  for (std::size_t g = 0; g < 16; ++g) scales[g] = static_cast<std::uint8_t>(multiple_of(src.scales[g]) + 32);
+  pack_q3_scales(scales, b.scales);
+  pack_two_bits(src.codes, b.qs);
+  std::memset(b.hmask, 0, sizeof b.hmask);
+  for (std::size_t i = 0; i < 256; ++i)
+    b.hmask[i % 32] = static_cast<std::uint8_t>(b.hmask[i % 32] | (src.codes[i] >> 2) << (i / 32));
+}
+inline void write_codes(const CodeBlock& src, Q6K& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  for (std::size_t g = 0; g < 16; ++g) b.scales[g] = static_cast<std::int8_t>(multiple_of(src.scales[g]));
+  for (std::size_t n = 0; n < 2; ++n)
+    for (std::size_t l = 0; l < 32; ++l) {
+      const std::uint8_t* c = src.codes + 128 * n + l;
+      b.ql[64 * n + l] = static_cast<std::uint8_t>((c[0] & 15) | (c[64] & 15) << 4);
+      b.ql[64 * n + 32 + l] = static_cast<std::uint8_t>((c[32] & 15) | (c[96] & 15) << 4);
+      b.qh[32 * n + l] =
+          static_cast<std::uint8_t>(c[0] >> 4 | (c[32] >> 4) << 2 | (c[64] >> 4) << 4 | (c[96] >> 4) << 6);
+    }
+}
+inline void write_codes(const CodeBlock& src, Q2K& b) noexcept {
+  b.d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  b.dmin.set_bits(static_cast<std::uint16_t>(src.minimums[0] ^ 0x8000u));
+  for (std::size_t g = 0; g < 16; ++g)
+    b.scales[g] = static_cast<std::uint8_t>(multiple_of(src.scales[g]) | multiple_of(src.minimums[g]) << 4);
+  pack_two_bits(src.codes, b.qs);
+}
+inline void write_codes(const CodeBlock& src, Half& d, Half& dmin, std::uint8_t* packed, std::uint8_t* qs) noexcept {
+  d.set_bits(static_cast<std::uint16_t>(src.scales[0]));
+  dmin.set_bits(static_cast<std::uint16_t>(src.minimums[0]));
+  std::uint8_t scales[8], mins[8];
+  for (std::size_t j = 0; j < 8; ++j) {
+    scales[j] = static_cast<std::uint8_t>(multiple_of(src.scales[j]));
+    mins[j] = static_cast<std::uint8_t>(-multiple_of(src.minimums[j]));
+  }
+  pack_six_bits(scales, mins, packed);
+  pack_nibble_runs(src.codes, qs);
+}
+inline void write_codes(const CodeBlock& src, Q4K& b) noexcept { write_codes(src, b.d, b.dmin, b.scales, b.qs); }
+inline void write_codes(const CodeBlock& src, Q5K& b) noexcept {
+  write_codes(src, b.d, b.dmin, b.scales, b.qs);
+  std::memset(b.qh, 0, sizeof b.qh);
+  for (std::size_t i = 0; i < 256; ++i)
+    b.qh[i % 32] = static_cast<std::uint8_t>(b.qh[i % 32] | (src.codes[i] >> 4) << (i / 32));
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI::ggml
