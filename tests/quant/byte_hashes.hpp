@@ -49,10 +49,10 @@ void for_each_format(const Visitor& visit) {
   for (const GgmlType type : Ggml::kTypes) visit(Ggml{type});
 }
 
-/// FNV-1a of all sections of a 3 x 509 matrix of every kind of weights, with importance; the blocks of ggml, whose
-/// encoders differ, without importance too.
+/// FNV-1a of all sections of a 3 x 509 matrix of every kind of weights, with importance or without; the blocks of ggml,
+/// whose encoders differ, with it and then without.
 template <class Format>
-std::uint64_t byte_hash(const Format& format) {
+std::uint64_t byte_hash(const Format& format, bool weighted) {
   constexpr index_t kRows = 3;
   constexpr index_t kCols = 509;
   std::uint64_t hash = 0xcbf29ce484222325u;
@@ -60,7 +60,7 @@ std::uint64_t byte_hash(const Format& format) {
   for (std::size_t i = 0; i < importance.size(); ++i) importance[i] = static_cast<float>(i * 37 % 101) * 0.125f;
   EncodeOptions options;
   options.non_finite = NonFinite::saturate;
-  options.importance = MatrixView<const float>(importance.data(), 1, kCols);
+  if (weighted) options.importance = MatrixView<const float>(importance.data(), 1, kCols);
   for (const Weights kind : kAllWeights) {
     const std::vector<float> w = make_weights(kind, static_cast<std::size_t>(kRows * kCols), 42);
     const auto add = [&] {
@@ -78,12 +78,20 @@ std::uint64_t byte_hash(const Format& format) {
   return hash;
 }
 
-/// "mxfp4 0123456789abcdef"
-template <class Format>
-std::string hash_line(const Format& format) {
-  char hex[17];
-  std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(byte_hash(format)));
-  return format.scheme() + " " + hex;
+/// Calls visit("mxfp4 0123456789abcdef") for every format; those that search with importance only have two lines.
+template <class Visit>
+void for_each_hash_line(const Visit& visit) {
+  for_each_format([&]<class Format>(const Format& format) {
+    const auto line = [&](const std::string& name, bool weighted) {
+      char hex[17];
+      std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(byte_hash(format, weighted)));
+      visit(name + " " + hex);
+    };
+    constexpr bool searches =
+        std::is_same_v<Format, Bfp> || std::is_same_v<Format, Nf4> || std::is_same_v<Format, StatsQ>;
+    line(format.scheme(), !searches);
+    if (searches) line(format.scheme() + "+importance", true);
+  });
 }
 
 }  // namespace blockpack::test

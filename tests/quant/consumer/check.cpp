@@ -20,8 +20,7 @@ int main(int argc, char** argv) {
 #endif
   std::set<std::string> lines;
   const bool print = argc == 2 && std::string(argv[1]) == "--print";
-  blockpack::test::for_each_format([&](const auto& format) {
-    const std::string line = blockpack::test::hash_line(format);
+  blockpack::test::for_each_hash_line([&](const std::string& line) {
     lines.insert(line);
     if (print) std::cout << line << '\n';
   });
