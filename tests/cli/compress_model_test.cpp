@@ -100,7 +100,7 @@ TEST_CASE("compress, inspect, verify and evaluate take GGUF files", "[cli]") {
   check_refused(run({"compress", "--recipe", "q4_k", kModel.string(), out}), "128 columns");
 }
 
-TEST_CASE("calibrate writes two arrays per matrix", "[cli]") {
+TEST_CASE("calibrate writes three arrays per matrix", "[cli]") {
   const TemporaryFolder folder;
   const fs::path text = folder / "short.bin";
   write_content(text, file_content(kEmbeddedModel / "calib.bin").substr(0, 3 * 2 * 129));
@@ -115,6 +115,7 @@ TEST_CASE("calibrate writes two arrays per matrix", "[cli]") {
   REQUIRE(down.gram != nullptr);
   CHECK(down.gram->in_features() == 384);
   CHECK(down.importance.shape() == MatrixShape{128, 384});
+  CHECK(down.inputs.shape() == MatrixShape{256, 384});
   CHECK(statistics.find("embed_tokens.weight").gram != nullptr);
   const ProcessResult compressed =
       run({"compress", "-r", "int4-g32+gptq", "--calibration", out, kModel.string(), folder / "model"});

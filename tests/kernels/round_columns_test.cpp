@@ -28,7 +28,7 @@ GridTable table_of(int count) {
   return GridTable::make(std::move(units), [](std::size_t i) { return i % 2 == 0; });
 }
 
-/// A grid for every row, with zero, subnormal, negative and ordinary scales.
+/// A grid for every row, with zero, subnormal, negative and ordinary scales; every other one of integers has an offset.
 std::vector<Grid> row_grids(const GridTable* table, bool multiplier, Random& random) {
   std::vector<Grid> grids;
   for (std::size_t r = 0; r < kRoundRows; ++r) {
@@ -37,7 +37,7 @@ std::vector<Grid> row_grids(const GridTable* table, bool multiplier, Random& ran
     if (r == 5) scale = 1e-40f;
     if (r == 7) scale = -scale;
     if (table == nullptr) {
-      grids.emplace_back(-4 - static_cast<int>(r % 3), 3, scale);
+      grids.emplace_back(-4 - static_cast<int>(r % 3), 3, scale, r % 2 == 0 ? 0.0f : random.normal());
     } else if (multiplier) {
       grids.emplace_back(*table, scale, 0.75f, scale == 0.0f ? 0.0f : 1.0f / (scale + 0.01f));
     } else {
