@@ -37,8 +37,8 @@ class Ptq161Codec final : public Codec {
     const index_t weights = checked_mul(shape.rows, shape.cols, "ptq1.61");
     index_t bytes = 2 * weights;
     if (refine_)
-      bytes = checked_add(checked_mul(weights, 16, "ptq1.61"),
-                          checked_mul(checked_mul(shape.cols, shape.cols, "ptq1.61"), 8, "ptq1.61"), "ptq1.61");
+      bytes = checked_add(checked_mul(weights, 20, "ptq1.61"),
+                          checked_mul(checked_mul(shape.cols, shape.cols, "ptq1.61"), 12, "ptq1.61"), "ptq1.61");
     for (const SectionSize& s : sections(shape)) bytes = checked_add(bytes, s.bytes, "ptq1.61");
     return bytes;
   }
