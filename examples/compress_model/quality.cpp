@@ -40,6 +40,7 @@ Made by `compress_model quality --out docs/quality.md`: bits per byte of test te
   are compared by the second, which is what a model of usual width pays.
 - DiscQuant end to end takes the gradient of the KL divergence from the original's predictions through the decoder's
   backward pass, over all projections at once ({} steps of 4 windows); `+discquant` is its layer form.
+- Schemes of the registry that stand in no group follow by themselves; structured forms have a page of their own.
 - `auto:` chooses a scheme per tensor by the KL divergence measured on 32 calibration windows, one tensor changed at a
   time (`recipe/auto_plan.hpp`).
 )";

@@ -179,12 +179,12 @@ void check_learned(const SyntheticLayer& layer, const F& format) {
   nearest(layer.w(), grids, q, one.execution);
   const double plain = layer_loss(layer.w(), q, layer.h);
   FlexRoundOptions flex;
-  flex.iterations = 40;
+  flex.iterations = test::budget(40, 10);
   flexround(layer.w(), layer.h, grids, q, flex, one.execution);
   CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
   CHECK(layer_loss(layer.w(), q, layer.h) <= 1.00001 * plain);
   DiscQuantOptions disc = layer_form_options();
-  disc.steps = 40;
+  disc.steps = test::budget(40, 20);
   discquant(layer.w(), layer.h, grids, q, disc, one.execution);
   CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
 }

@@ -175,7 +175,7 @@ void check_rounding(const SyntheticLayer& layer, const F& format) {
 }  // namespace
 
 TEST_CASE("rounding works on the grids of every block of ggml, whatever its scales and minimums", "[quant]") {
-  const SyntheticLayer layer({7, 300}, 400, 0.6f, 5);  // a super-block and a part of one
+  const SyntheticLayer layer({test::budget<index_t>(7, 3), 300}, 400, 0.6f, 5);  // a super-block and a part of one
   for (const GgmlType type : Ggml::kTypes) {
     const Ggml format{type};
     check_rounding(layer, format);
@@ -192,7 +192,7 @@ TEST_CASE("rounding works on the grids of every block of ggml, whatever its scal
 }
 
 TEST_CASE("rounding works on ternary grids and on those of StatsQ", "[quant]") {
-  const SyntheticLayer layer({7, 300}, 400, 0.6f, 6);
+  const SyntheticLayer layer({test::budget<index_t>(7, 3), 300}, 400, 0.6f, 6);
   for (const TernaryPacking packing : {TernaryPacking::two_bits, TernaryPacking::base3})
     for (const int group : {64, 256, Ternary::kRow, Ternary::kTensor})
       check_rounding(layer, Ternary{.group_size = group,
