@@ -25,11 +25,10 @@ struct GgmlGroups {
   static const GgmlGroups& of(GgmlType type) {
     static const std::array<GgmlGroups, std::size(Ggml::kTypes)> all = [] {
       std::array<GgmlGroups, std::size(Ggml::kTypes)> groups;
-      for (std::size_t i = 0; i < groups.size(); ++i) groups[i] = make(Ggml::kTypes[i]);
+      for (const GgmlType t : Ggml::kTypes) groups[static_cast<std::size_t>(t)] = make(t);
       return groups;
     }();
-    return all[static_cast<std::size_t>(std::find(std::begin(Ggml::kTypes), std::end(Ggml::kTypes), type) -
-                                        std::begin(Ggml::kTypes))];
+    return all[static_cast<std::size_t>(type)];
   }
 
  private:
