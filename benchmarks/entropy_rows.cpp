@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// entropy/…: scores of weights, GBps of stored bytes read; convert/…: scalar types, GBps of bytes read and written.
+// entropy/…: scores of weights, GBps of stored bytes read; convert/…: scalar types, GBps of bytes read and written;
+// error/…: statistics of an error, GBps of both matrices.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numbers>
 #include <stdexcept>
 #include <type_traits>
 #include <unordered_map>
 #include <vector>
 
 #include "blockpack/core/convert.hpp"
+#include "blockpack/core/error_stats.hpp"
 #include "blockpack/core/histogram.hpp"
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/scalar.hpp"
+#include "blockpack/entropy/estimators.hpp"
 #include "blockpack/entropy/gardener.hpp"
+#include "blockpack/entropy/histogram.hpp"
 #include "blockpack/entropy/tile_map.hpp"
 #include "large_buffer.hpp"
 #include "limits.hpp"
@@ -44,22 +50,84 @@ const LargeBuffer<T>& matrices(double footprint, std::uint64_t seed) {
   return kept;
 }
 
-/// Plug-in entropy of the values, counted with a hash table.
-template <class T>
-double reference_entropy(const T* w) {
-  std::unordered_map<float, std::uint64_t> counts;
-  for (index_t i = 0; i < kSize; ++i) ++counts[static_cast<float>(w[i])];
+using blockpack::WeightView;
+
+/// The values of whole rows.
+std::vector<double> values_of(WeightView w) {
+  return w.visit([](auto view) {
+    std::vector<double> values;
+    for (index_t i = 0; i < view.rows(); ++i)
+      for (const auto v : view.row(i)) values.push_back(static_cast<double>(static_cast<float>(v)));
+    return values;
+  });
+}
+
+/// Σ c log c over the counts of equal keys.
+template <class Key>
+double sum_of_logs(const std::vector<Key>& keys) {
+  std::unordered_map<Key, std::uint64_t> counts;
+  for (const Key key : keys) ++counts[key];
   double sum = 0;
-  for (const auto& [value, count] : counts) sum += static_cast<double>(count) * std::log(static_cast<double>(count));
-  return std::log(static_cast<double>(kSize)) - sum / static_cast<double>(kSize);
+  for (const auto& [key, count] : counts) sum += static_cast<double>(count) * std::log(static_cast<double>(count));
+  return sum;
+}
+
+/// Plug-in entropy of the values, counted with a hash table.
+double plug_in_reference(WeightView w) {
+  const std::vector<double> values = values_of(w);
+  const double n = static_cast<double>(values.size());
+  return std::log(n) - sum_of_logs(values) / n;
+}
+
+double gaussian_reference(WeightView w) {
+  const std::vector<double> values = values_of(w);
+  long double sum = 0, squares = 0;
+  for (const double v : values) sum += v, squares += static_cast<long double>(v) * v;
+  const auto n = static_cast<long double>(values.size());
+  const auto variance = static_cast<double>((squares - sum * sum / n) / n);
+  return 0.5 * std::log(2 * std::numbers::pi * std::numbers::e * variance);
+}
+
+/// Vasicek's spacings of the sorted values.
+double spacing_reference(WeightView w) {
+  std::vector<double> x = values_of(w);
+  std::sort(x.begin(), x.end());
+  const auto n = static_cast<index_t>(x.size());
+  const auto m = static_cast<index_t>(std::lround(std::sqrt(static_cast<double>(n))));
+  long double sum = 0;
+  for (index_t i = 0; i < n; ++i)
+    sum += std::log(x[static_cast<std::size_t>(std::min(n - 1, i + m))] -
+                    x[static_cast<std::size_t>(std::max<index_t>(0, i - m))]);
+  return std::log(static_cast<double>(n) / (2.0 * static_cast<double>(m))) +
+         static_cast<double>(sum / static_cast<long double>(n));
+}
+
+/// Bins of the width of Freedman and Diaconis between the least and the greatest value.
+double bins_reference(WeightView w) {
+  std::vector<double> x = values_of(w);
+  std::sort(x.begin(), x.end());
+  const double n = static_cast<double>(x.size());
+  const auto quantile = [&](double q) {
+    const double place = q * (n - 1);
+    const auto below = static_cast<std::size_t>(place);
+    return x[below] + (x[below + 1] - x[below]) * (place - static_cast<double>(below));
+  };
+  const double range = x.back() - x.front(), wanted = 2 * (quantile(0.75) - quantile(0.25)) / std::cbrt(n);
+  const double bins = std::ceil(range / wanted), width = range / bins;
+  std::vector<std::int64_t> keys;
+  for (const double v : x) keys.push_back(static_cast<std::int64_t>(std::min(bins - 1, (v - x.front()) / width)));
+  return std::log(n) - sum_of_logs(keys) / n + std::log(width);
 }
 
 struct EntropyRow {
   const char* name;
   bool f32;  ///< stored type, else bf16
-  double (*score)(blockpack::WeightView w,
-                  const blockpack::Execution& how);  ///< nats, or 0 where there is no one figure
-  bool checked;                                      ///< against reference_entropy of the stored values
+  /// Nats, or 0 where there is no one figure.
+  double (*score)(WeightView w, const blockpack::Execution& how);
+  double (*reference)(WeightView w);  ///< null: not checked
+  double tolerance = 1e-9;
+  index_t rows = kRows;
+  bool parallel = true;  ///< else it runs on the calling thread
 };
 
 template <class T>
@@ -73,17 +141,17 @@ void entropy_row(benchmark::State& state, const EntropyRow& row, double footprin
     const auto score = [&] {
       const T* w = all.data() + next * kSize;
       next = (next + 1) % copies;
-      return row.score(blockpack::MatrixView<const T>(w, kRows, kCols), how);
+      return row.score(blockpack::MatrixView<const T>(w, row.rows, kCols), how);
     };
-    if (row.checked) {
+    if (row.reference != nullptr) {
       static std::unordered_map<std::string, double> expected;
       auto [known, fresh] = expected.try_emplace(row.name, 0.0);
-      if (fresh) known->second = reference_entropy(all.data());
+      if (fresh) known->second = row.reference(blockpack::MatrixView<const T>(all.data(), row.rows, kCols));
       const double got = score();
-      if (!(std::fabs(got - known->second) < 1e-9))
+      if (!(std::fabs(got - known->second) < row.tolerance))
         throw std::runtime_error("the entropy is wrong by " + std::to_string(got - known->second));
     }
-    const double bytes = static_cast<double>(kSize) * sizeof(T);
+    const double bytes = static_cast<double>(row.rows * kCols) * sizeof(T);
     const double limit = limits().seconds(0, Arithmetic::f32, bytes, bytes * static_cast<double>(copies), threads);
     const PinThreads pin(threads);
     const double seconds = time_calls(state, threads, 1, [&] { benchmark::DoNotOptimize(score()); });
@@ -126,16 +194,51 @@ void convert_row(benchmark::State& state, std::uint64_t seed) {
   }
 }
 
-double gardener(blockpack::WeightView w, const blockpack::Execution& how) {
+/// The statistics of the error of bf16.
+void error_row(benchmark::State& state, int threads, std::uint64_t seed) {
+  try {
+    const LargeBuffer<float>& w = matrices<float>(0, seed);
+    static LargeBuffer<float> rounded;
+    if (rounded.size() != kSize) rounded = LargeBuffer<float>(kSize);
+    double error = 0, norm = 0;
+    for (index_t i = 0; i < kSize; ++i) {
+      rounded[i] = static_cast<float>(bf16(w[i]));
+      const double d = static_cast<double>(rounded[i]) - static_cast<double>(w[i]);
+      error += d * d;
+      norm += static_cast<double>(w[i]) * static_cast<double>(w[i]);
+    }
+    const blockpack::MatrixView<const float> reference(w.data(), kRows, kCols), other(rounded.data(), kRows, kCols);
+    blockpack::Execution how;
+    how.threads = threads;
+    const auto measure = [&] {
+      blockpack::ErrorStats stats;
+      stats.add(reference, other, 0, how);
+      return stats.relative_frobenius();
+    };
+    const double rel_error = std::sqrt(error / norm);
+    if (!(std::fabs(measure() / rel_error - 1) < 1e-9)) throw std::runtime_error("the error is wrong");
+    const double bytes = 2.0 * static_cast<double>(kSize) * sizeof(float);
+    const double limit = limits().seconds(0, Arithmetic::f32, bytes, bytes, threads);
+    const PinThreads pin(threads);
+    const double seconds = time_calls(state, threads, 1, [&] { benchmark::DoNotOptimize(measure()); });
+    state.counters["GBps"] = bytes / seconds * 1e-9;
+    state.counters["limit_fraction"] = limit / seconds;
+    state.counters["rel_error"] = rel_error;
+  } catch (const std::exception& e) {
+    state.SkipWithError(e.what());
+  }
+}
+
+double gardener(WeightView w, const blockpack::Execution& how) {
   return blockpack::gardener_score(blockpack::WeightBlock(w), {}, how).score();
 }
-double gardener_as_stored(blockpack::WeightView w, const blockpack::Execution& how) {
+double gardener_as_stored(WeightView w, const blockpack::Execution& how) {
   return blockpack::gardener_score(blockpack::WeightBlock(w), blockpack::ValueGrid::as_stored(), how).score();
 }
-double tile_map(blockpack::WeightView w, const blockpack::Execution& how) {
+double tile_map(WeightView w, const blockpack::Execution& how) {
   return blockpack::tile_map(w, blockpack::TileScore::entropy, 64, 64, {}, how).values[0];
 }
-double histogram(blockpack::WeightView w, const blockpack::Execution&) {
+double histogram(WeightView w, const blockpack::Execution&) {
   static std::vector<std::uint64_t> counts(blockpack::kHistogramBins);
   return w.visit([&](auto view) {
     if constexpr (std::is_same_v<typename decltype(view)::value_type, bf16>)
@@ -143,30 +246,70 @@ double histogram(blockpack::WeightView w, const blockpack::Execution&) {
     return static_cast<double>(counts[0]);
   });
 }
+double bins(WeightView w, const blockpack::Execution& how) {
+  blockpack::HistogramOptions options;
+  options.rule = blockpack::BinRule::freedman_diaconis;
+  return blockpack::histogram(w, options, how).differential_entropy();
+}
+/// One call of an estimator with the floats of whole rows.
+template <class F>
+double of_floats(WeightView w, const F& estimate) {
+  return w.visit([&](auto view) -> double {
+    if constexpr (std::is_same_v<typename decltype(view)::value_type, float>) return estimate(view);
+    return 0.0;
+  });
+}
+double gaussian(WeightView w, const blockpack::Execution&) {
+  return of_floats(w, [](auto view) {
+    return blockpack::gaussian_entropy(std::span(view.data(), static_cast<std::size_t>(view.rows() * view.cols())));
+  });
+}
+double spacings(WeightView w, const blockpack::Execution&) {
+  return of_floats(w, [](auto view) {
+    const std::span<const float> all(view.data(), static_cast<std::size_t>(view.rows() * view.cols()));
+    return blockpack::spacing_entropy(all, blockpack::SpacingEstimator::vasicek);
+  });
+}
+double neighbours(WeightView w, const blockpack::Execution& how) {
+  return of_floats(w, [&](auto view) { return blockpack::kozachenko_leonenko_entropy(view, 5, how); });
+}
 
 }  // namespace
 
 void add_entropy_rows(Suite& suite, const Options& options) {
-  const std::string place = "/N:" + std::to_string(kRows) + "/K:" + std::to_string(kCols) + "/threads:";
-  for (const EntropyRow& row :
-       {EntropyRow{"gardener-bf16", false, gardener, true}, EntropyRow{"gardener-f32", true, gardener, false},
-        EntropyRow{"gardener-f32-as-stored", true, gardener_as_stored, true},
-        EntropyRow{"tile-map-bf16", false, tile_map, false}, EntropyRow{"histogram-bf16", false, histogram, false}})
+  constexpr EntropyRow kEntropyRows[] = {
+      {"gardener-bf16", false, gardener, plug_in_reference},
+      {"gardener-f32", true, gardener, nullptr},
+      {"gardener-f32-as-stored", true, gardener_as_stored, plug_in_reference},
+      {"tile-map-bf16", false, tile_map, nullptr},
+      {"histogram-bf16", false, histogram, nullptr, 0, kRows, false},
+      {"bins-f32", true, bins, bins_reference, 1e-5},
+      {"gaussian-f32", true, gaussian, gaussian_reference, 1e-9, kRows, false},
+      {"spacings-f32", true, spacings, spacing_reference, 1e-9, 256, false},
+      {"neighbours-f32", true, neighbours, nullptr, 0, 256},
+  };
+  const auto place = [](index_t rows, int threads) {
+    return "/blockpack/N:" + std::to_string(rows) + "/K:" + std::to_string(kCols) +
+           "/threads:" + std::to_string(threads);
+  };
+  for (const EntropyRow& row : kEntropyRows)
     for (const bool dram : {false, true})
-      for (int threads = 1; threads <= options.max_threads; ++threads) {
-        if (row.score == histogram && threads > 1) continue;  // it runs on the calling thread
+      for (int threads = 1; threads <= (row.parallel ? options.max_threads : 1); ++threads) {
+        if (dram && row.rows < kRows) continue;  // it computes, whatever the memory
         const double footprint = dram ? kDramFootprint : 0;
-        suite.add(std::string("entropy/") + row.name + "/blockpack" + place + std::to_string(threads) +
-                      (dram ? "/tier:dram" : "/tier:llc"),
+        suite.add(std::string("entropy/") + row.name + place(row.rows, threads) + (dram ? "/tier:dram" : "/tier:llc"),
                   std::string("entropy/") + row.name + (dram ? "/dram" : ""),
                   [=, seed = options.seed](benchmark::State& s) {
                     row.f32 ? entropy_row<float>(s, row, footprint, threads, seed)
                             : entropy_row<bf16>(s, row, footprint, threads, seed);
                   });
       }
+  for (int threads = 1; threads <= options.max_threads; ++threads)
+    suite.add("error/bf16" + place(kRows, threads), "error",
+              [=, seed = options.seed](benchmark::State& s) { error_row(s, threads, seed); });
 
   const auto add_convert = [&](const char* name, void (*body)(benchmark::State&, std::uint64_t)) {
-    suite.add(std::string("convert/") + name + "/blockpack" + place + "1", "convert",
+    suite.add(std::string("convert/") + name + place(kRows, 1), "convert",
               [=, seed = options.seed](benchmark::State& s) { body(s, seed); });
   };
   add_convert("f32-bf16", convert_row<float, bf16>);
@@ -175,6 +318,14 @@ void add_entropy_rows(Suite& suite, const Options& options) {
   add_convert("fp16-f32", convert_row<blockpack::fp16, float>);
   add_convert("f32-e4m3", convert_row<float, blockpack::fp8_e4m3>);
   add_convert("e4m3-f32", convert_row<blockpack::fp8_e4m3, float>);
+  add_convert("f32-e5m2", convert_row<float, blockpack::fp8_e5m2>);
+  add_convert("e5m2-f32", convert_row<blockpack::fp8_e5m2, float>);
+  add_convert("f32-e2m3", convert_row<float, blockpack::fp6_e2m3>);
+  add_convert("e2m3-f32", convert_row<blockpack::fp6_e2m3, float>);
+  add_convert("f32-e3m2", convert_row<float, blockpack::fp6_e3m2>);
+  add_convert("e3m2-f32", convert_row<blockpack::fp6_e3m2, float>);
+  add_convert("f32-e8m0", convert_row<float, blockpack::e8m0>);
+  add_convert("e8m0-f32", convert_row<blockpack::e8m0, float>);
   add_convert("f32-e2m1", convert_row<float, blockpack::fp4_e2m1>);
   add_convert("e2m1-f32", convert_row<blockpack::fp4_e2m1, float>);
 }

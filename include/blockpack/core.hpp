@@ -16,6 +16,7 @@
 #include "blockpack/core/error.hpp"
 #include "blockpack/core/error_stats.hpp"
 #include "blockpack/core/execution.hpp"
+#include "blockpack/core/fwd.hpp"
 #include "blockpack/core/histogram.hpp"
 #include "blockpack/core/isa.hpp"
 #include "blockpack/core/linear_operator.hpp"

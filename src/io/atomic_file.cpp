@@ -20,7 +20,7 @@ namespace blockpack::inline BLOCKPACK_ABI {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr const char* kFunction = "AtomicFile";
+constexpr const char* kAtomicFile = "AtomicFile";
 constexpr std::string_view kSuffix = ".blockpack-tmp";
 
 fs::path folder_of(const fs::path& target) {
@@ -65,19 +65,19 @@ AtomicFile::AtomicFile(const fs::path& target) : target_(target) {
   if (::lstat(target_.c_str(), &info) == 0 && S_ISLNK(info.st_mode)) {
     std::error_code error;
     target_ = fs::canonical(target_, error);
-    if (error) io_detail::throw_io(kFunction, "follow the link", target, error.value());
+    if (error) io_detail::throw_io(kAtomicFile, "follow the link", target, error.value());
   }
-  if (target_.filename().empty()) io_detail::throw_io(kFunction, "write", target, EISDIR);
+  if (target_.filename().empty()) io_detail::throw_io(kAtomicFile, "write", target, EISDIR);
   if (::stat(target_.c_str(), &info) == 0) {
-    if (S_ISDIR(info.st_mode)) io_detail::throw_io(kFunction, "write", target, EISDIR);
+    if (S_ISDIR(info.st_mode)) io_detail::throw_io(kAtomicFile, "write", target, EISDIR);
     if (!S_ISREG(info.st_mode))
       throw IoError(
-          fmt::format("{}: '{}' is not a regular file; name a file to create or replace", kFunction, target.string()),
+          fmt::format("{}: '{}' is not a regular file; name a file to create or replace", kAtomicFile, target.string()),
           EINVAL);
     mode = info.st_mode & 0777;
     replaces = true;
   } else if (errno != ENOENT) {
-    io_detail::throw_io(kFunction, "write", target, errno);
+    io_detail::throw_io(kAtomicFile, "write", target, errno);
   }
 
   const fs::path folder = folder_of(target_);
@@ -90,7 +90,7 @@ AtomicFile::AtomicFile(const fs::path& target) : target_(target) {
     if (fd.get() < 0) {
       const int error = errno;
       temporary_.clear();
-      io_detail::throw_io(kFunction, "create a file beside", target, error);
+      io_detail::throw_io(kAtomicFile, "create a file beside", target, error);
     }
     fd_ = fd.release();
     // Between its creation and its lock another writer may take the file for a stale one: that writer holds the lock
@@ -102,7 +102,7 @@ AtomicFile::AtomicFile(const fs::path& target) : target_(target) {
   if (replaces && ::fchmod(fd_, mode) != 0) {
     const int error = errno;
     discard();
-    io_detail::throw_io(kFunction, "set the permissions of the new", target, error);
+    io_detail::throw_io(kAtomicFile, "set the permissions of the new", target, error);
   }
 }
 
@@ -121,14 +121,14 @@ void AtomicFile::discard() noexcept {
 void AtomicFile::resize(std::uint64_t size) {
   int result;
   do {
-    result = io_detail::syscalls().ftruncate(fd_, size_cast<off_t>(size, kFunction));
+    result = io_detail::syscalls().ftruncate(fd_, size_cast<off_t>(size, kAtomicFile));
   } while (result != 0 && errno == EINTR);
-  if (result != 0) io_detail::throw_io(kFunction, "make room for", target_, errno);
+  if (result != 0) io_detail::throw_io(kAtomicFile, "make room for", target_, errno);
 }
 
 void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
-  if (fd_ < 0) throw IoError(fmt::format("{}: '{}' is already complete", kFunction, target_.string()), EBADF);
-  io_detail::write_fully(kFunction, fd_, offset, bytes, target_);
+  if (fd_ < 0) throw IoError(fmt::format("{}: '{}' is already complete", kAtomicFile, target_.string()), EBADF);
+  io_detail::write_fully(kAtomicFile, fd_, offset, bytes, target_);
 }
 
 void AtomicFile::write(std::uint64_t offset, std::string_view text) {
@@ -136,14 +136,14 @@ void AtomicFile::write(std::uint64_t offset, std::string_view text) {
 }
 
 void AtomicFile::commit() {
-  if (fd_ < 0) throw IoError(fmt::format("{}: '{}' is already complete", kFunction, target_.string()), EBADF);
+  if (fd_ < 0) throw IoError(fmt::format("{}: '{}' is already complete", kAtomicFile, target_.string()), EBADF);
   try {
-    io_detail::sync_file(kFunction, fd_, target_);
+    io_detail::sync_file(kAtomicFile, fd_, target_);
     // Opened first: after the rename nothing may fail but the sync itself.
     const fs::path folder_path = folder_of(target_);
     const io_detail::FileDescriptor folder(io_detail::open_retrying(folder_path, O_RDONLY | O_DIRECTORY, 0));
     if (io_detail::syscalls().rename(temporary_.c_str(), target_.c_str()) != 0)
-      io_detail::throw_io(kFunction, "replace", target_, errno);
+      io_detail::throw_io(kAtomicFile, "replace", target_, errno);
     ::close(fd_);
     fd_ = -1;
     // A folder that may be written but not read cannot be synced; its entry reaches the disk with the next sync.

@@ -15,7 +15,7 @@ namespace {
 
 using io_detail::printable;
 
-constexpr const char* kFunction = "GgufFile";
+constexpr const char* kGgufFile = "GgufFile";
 constexpr std::uint64_t kLeastEntryBytes = 14;   // a length, one byte of key, a type and one byte of value
 constexpr std::uint64_t kLeastTensorBytes = 24;  // a length, a rank, a type and an offset
 constexpr std::uint64_t kPieceBytes = 65'536;
@@ -29,9 +29,9 @@ class HeaderReader {
       : limits_(limits), mapping_(mapping), what_(what), file_bytes_(bytes.size()) {
     readable_ = std::min(file_bytes_, limits.max_header_bytes);
     if (mapping == nullptr)
-      window_ = slice(bytes, 0, readable_, kFunction);
+      window_ = slice(bytes, 0, readable_, kGgufFile);
     else
-      piece_ = AlignedBuffer<std::byte>::uninitialized(size_cast<index_t>(std::min(readable_, kPieceBytes), kFunction));
+      piece_ = AlignedBuffer<std::byte>::uninitialized(size_cast<index_t>(std::min(readable_, kPieceBytes), kGgufFile));
   }
 
   /// Bytes of the file that are read.
@@ -39,7 +39,7 @@ class HeaderReader {
 
   [[noreturn]] void fail(const char* code, const std::string& message, const std::string& tensor = {}) const {
     throw FormatError(fmt::format("{}: {} (byte {})", what_, message, at_), code,
-                      size_cast<std::int64_t>(at_, kFunction), tensor);
+                      size_cast<std::int64_t>(at_, kGgufFile), tensor);
   }
 
   template <class T>
@@ -79,7 +79,7 @@ class HeaderReader {
   std::uint64_t count(std::string_view kind, std::uint64_t least, std::uint64_t most) {
     const auto n = number<std::int64_t>();
     const auto bytes = n < 0 ? std::nullopt : try_mul(static_cast<std::uint64_t>(n), least);
-    if (!bytes || *bytes > size_sub(file_bytes_, at_, kFunction))
+    if (!bytes || *bytes > size_sub(file_bytes_, at_, kGgufFile))
       fail("InvalidCount", fmt::format("the header says it has {} {}, more than fit into the file", n, kind));
     if (std::cmp_greater(n, most))
       fail("LimitExceeded", fmt::format("the header says it has {} {}, at most {} are read", n, kind, most));
@@ -89,7 +89,7 @@ class HeaderReader {
   /// Refuses n items of at least `least` bytes where the file ends before.
   void items(std::uint64_t n, std::uint64_t least) {
     const auto bytes = try_mul(n, least);
-    if (!bytes || *bytes > size_sub(file_bytes_, at_, kFunction))
+    if (!bytes || *bytes > size_sub(file_bytes_, at_, kGgufFile))
       fail("UnexpectedEnd", fmt::format("{} items of at least {} bytes do not fit into the file", n, least));
     if (n > io_detail::kGgufMaxItems)
       fail("LimitExceeded", fmt::format("{} items, at most {} are read", n, io_detail::kGgufMaxItems));
@@ -109,7 +109,7 @@ class HeaderReader {
 
  private:
   void require(std::uint64_t bytes) const {
-    if (bytes <= size_sub(readable_, at_, kFunction)) return;
+    if (bytes <= size_sub(readable_, at_, kGgufFile)) return;
     if (readable_ == file_bytes_) fail("UnexpectedEnd", "the file ends inside the header");
     fail("LimitExceeded", fmt::format("the header has more than {} bytes", limits_.max_header_bytes));
   }
@@ -122,12 +122,12 @@ class HeaderReader {
       std::copy_n(window_.begin(), n, dst.begin());
       window_ = window_.subspan(n);
       dst = dst.subspan(n);
-      at_ = size_add(at_, n, kFunction);
+      at_ = size_add(at_, n, kGgufFile);
     }
   }
 
   void refill() {
-    const std::uint64_t rest = size_sub(readable_, at_, kFunction);
+    const std::uint64_t rest = size_sub(readable_, at_, kGgufFile);
     const auto piece =
         piece_.span().first(static_cast<std::size_t>(std::min<std::uint64_t>(rest, piece_.span().size())));
     mapping_->read(at_, piece);
@@ -188,14 +188,14 @@ std::uint32_t read_version(HeaderReader& in) {
 }
 
 /// A tensor as the header states it, with its bytes; where they lie is not checked yet.
-struct Record {
+struct TensorRecord {
   GgufTensorSpec spec;
   std::uint64_t bytes = 0;
   std::uint64_t begin = 0;  // in the data
 };
 
-Record read_record(HeaderReader& in) {
-  Record record;
+TensorRecord read_record(HeaderReader& in) {
+  TensorRecord record;
   record.spec.name = in.name("tensor name", io_detail::kGgufMaxNameBytes);
   const std::string& name = record.spec.name;
   const auto fail = [&](const char* code, const std::string& message) {
@@ -259,7 +259,7 @@ GgufMetadata read_metadata(HeaderReader& in, std::uint64_t entries, const ReadLi
 
 /// Strict: bytes that belong to no tensor are zero.
 void require_zeros(const HeaderReader& in, std::span<const std::byte> file, std::uint64_t begin, std::uint64_t end) {
-  const std::span<const std::byte> part = slice(file, begin, size_sub(end, begin, kFunction), kFunction);
+  const std::span<const std::byte> part = slice(file, begin, size_sub(end, begin, kGgufFile), kGgufFile);
   if (std::any_of(part.begin(), part.end(), [](std::byte b) { return b != std::byte{0}; }))
     in.fail("UnownedBytes", fmt::format("bytes of [{}, {}) belong to no tensor and are not zero", begin, end));
 }
@@ -267,13 +267,13 @@ void require_zeros(const HeaderReader& in, std::span<const std::byte> file, std:
 }  // namespace
 
 GgufFile GgufFile::parse(SharedBytes bytes, const ReadLimits& limits) {
-  return parse_file(std::move(bytes), nullptr, kFunction, limits);
+  return parse_file(std::move(bytes), nullptr, kGgufFile, limits);
 }
 
 GgufFile GgufFile::open(const std::filesystem::path& path, const ReadLimits& limits) {
   std::shared_ptr<const MappedFile> mapping = MappedFile::open(path);
   const SharedBytes bytes(mapping->bytes(), mapping);
-  return parse_file(bytes, std::move(mapping), fmt::format("{} '{}'", kFunction, path.string()), limits);
+  return parse_file(bytes, std::move(mapping), fmt::format("{} '{}'", kGgufFile, path.string()), limits);
 }
 
 GgufFile GgufFile::parse_file(SharedBytes file, std::shared_ptr<const MappedFile> mapping, std::string_view what,
@@ -289,16 +289,16 @@ GgufFile GgufFile::parse_file(SharedBytes file, std::shared_ptr<const MappedFile
   if (!alignment) in.fail("InvalidAlignment", fmt::format("{} is not a u32 power of two", kGgufAlignmentKey));
   result.alignment_ = *alignment;
 
-  std::vector<Record> records;
+  std::vector<TensorRecord> records;
   for (std::uint64_t i = 0; i < tensors; ++i) records.push_back(read_record(in));
-  result.by_name_ =
-      order_by_name(in, records, "tensor name", [](const Record& r) -> const std::string& { return r.spec.name; });
+  result.by_name_ = order_by_name(in, records, "tensor name",
+                                  [](const TensorRecord& r) -> const std::string& { return r.spec.name; });
   const std::uint64_t header_end = in.at();
-  const auto data_offset = records.empty() ? header_end : size_round_up(header_end, *alignment, kFunction);
+  const auto data_offset = records.empty() ? header_end : size_round_up(header_end, *alignment, kGgufFile);
   result.data_offset_ = data_offset;
   std::uint64_t next = 0;          // where the next tensor must begin
   std::uint64_t end = header_end;  // of what has an owner, in the file
-  for (Record& record : records) {
+  for (TensorRecord& record : records) {
     const std::string& name = record.spec.name;
     const auto fail = [&](const char* code, const std::string& message) {
       in.fail(code, fmt::format("tensor '{}' {}", printable(name), message), name);
@@ -319,14 +319,14 @@ GgufFile GgufFile::parse_file(SharedBytes file, std::shared_ptr<const MappedFile
     tensor.mapping = mapping;
     if (record.bytes != 0) {
       if (limits.strict) require_zeros(in, file.bytes, end, *begin);
-      tensor.data = SharedBytes(slice(file.bytes, *begin, record.bytes, kFunction), file.owner);
+      tensor.data = SharedBytes(slice(file.bytes, *begin, record.bytes, kGgufFile), file.owner);
       end = *stop;
     }
     result.tensors_.push_back(std::move(tensor));
-    next = size_round_up(size_add(next, record.bytes, kFunction), *alignment, kFunction);
+    next = size_round_up(size_add(next, record.bytes, kGgufFile), *alignment, kGgufFile);
   }
   if (limits.strict) {
-    if (file_bytes > size_round_up(end, *alignment, kFunction))
+    if (file_bytes > size_round_up(end, *alignment, kGgufFile))
       in.fail("UnownedBytes", fmt::format("the file has {} bytes, the last tensor ends at {}", file_bytes, end));
     require_zeros(in, file.bytes, end, file_bytes);
   }

@@ -18,12 +18,12 @@ namespace {
 using io_detail::printable;
 using io_detail::TensorSlot;
 
-constexpr const char* kFunction = "GgufWriter";
-constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // what our readers take by default
+constexpr const char* kGgufWriter = "GgufWriter";
+constexpr std::uint64_t kMaxGgufHeaderBytes = 100'000'000;  // what our readers take by default
 
 void check_name(std::string_view name, const char* kind) {
   if (io_detail::valid_utf8_prefix(name) != name.size() || name.find('\0') != std::string_view::npos)
-    throw ValueError(fmt::format("{}: the {} '{}' is not UTF-8 without NUL", kFunction, kind, printable(name)));
+    throw ValueError(fmt::format("{}: the {} '{}' is not UTF-8 without NUL", kGgufWriter, kind, printable(name)));
 }
 
 template <class T>
@@ -46,12 +46,12 @@ void append(std::string& header, T value) {
 /// The type number of a variant's alternative.
 template <class Variant>
 std::uint32_t type_of(const Variant& value) {
-  return size_cast<std::uint32_t>(value.index(), kFunction);
+  return size_cast<std::uint32_t>(value.index(), kGgufWriter);
 }
 
 void append(std::string& header, const GgufArray& array) {
   if (std::holds_alternative<GgufNestedArray>(array))
-    throw ValueError(fmt::format("{}: an array of arrays cannot be stored", kFunction));
+    throw ValueError(fmt::format("{}: an array of arrays cannot be stored", kGgufWriter));
   append_number(header, type_of(array));
   std::visit(
       [&]<class Items>(const Items& items) {
@@ -66,7 +66,7 @@ void append(std::string& header, const GgufArray& array) {
 void append_metadata(std::string& header, const GgufMetadata& metadata) {
   std::vector<std::string_view> keys;
   for (const auto& [key, value] : metadata) {
-    if (key.empty()) throw ValueError(fmt::format("{}: a metadata key is empty", kFunction));
+    if (key.empty()) throw ValueError(fmt::format("{}: a metadata key is empty", kGgufWriter));
     check_name(key, "metadata key");
     keys.push_back(key);
     append(header, key);
@@ -76,12 +76,12 @@ void append_metadata(std::string& header, const GgufMetadata& metadata) {
   std::sort(keys.begin(), keys.end());
   const auto twice = std::adjacent_find(keys.begin(), keys.end());
   if (twice != keys.end())
-    throw ValueError(fmt::format("{}: the metadata key '{}' is used twice", kFunction, printable(*twice)));
+    throw ValueError(fmt::format("{}: the metadata key '{}' is used twice", kGgufWriter, printable(*twice)));
 }
 
 std::uint64_t alignment_of(const GgufMetadata& metadata) {
   const auto alignment = io_detail::gguf_alignment(metadata);
-  if (!alignment) throw ValueError(fmt::format("{}: {} is not a u32 power of two", kFunction, kGgufAlignmentKey));
+  if (!alignment) throw ValueError(fmt::format("{}: {} is not a u32 power of two", kGgufWriter, kGgufAlignmentKey));
   return *alignment;
 }
 
@@ -91,14 +91,14 @@ std::vector<TensorSlot> place(const std::vector<GgufTensorSpec>& specs, std::uin
   std::uint64_t end = 0;
   for (const GgufTensorSpec& spec : specs) {
     if (spec.name.empty() || spec.name.size() > io_detail::kGgufMaxNameBytes)
-      throw ValueError(fmt::format("{}: a tensor cannot be called '{}'; use 1 to {} bytes", kFunction,
+      throw ValueError(fmt::format("{}: a tensor cannot be called '{}'; use 1 to {} bytes", kGgufWriter,
                                    printable(spec.name), io_detail::kGgufMaxNameBytes));
     check_name(spec.name, "tensor name");
     if (spec.shape.size() > io_detail::kGgufMaxRank)
-      throw ShapeError(fmt::format("{}: tensor '{}' has {} dimensions, at most {} can be stored", kFunction,
+      throw ShapeError(fmt::format("{}: tensor '{}' has {} dimensions, at most {} can be stored", kGgufWriter,
                                    printable(spec.name), spec.shape.size(), io_detail::kGgufMaxRank));
     slots.push_back({spec.name, end, tensor_bytes(spec)});
-    end = size_round_up(size_add(end, slots.back().size, kFunction), alignment, kFunction);
+    end = size_round_up(size_add(end, slots.back().size, kGgufWriter), alignment, kGgufWriter);
   }
   return slots;
 }
@@ -119,11 +119,11 @@ struct GgufWriter::Impl {
         metadata(std::move(initial)),
         alignment(alignment_of(metadata)),
         placed(place(specs, alignment)),
-        slots(kFunction, placed),
+        slots(kGgufWriter, placed),
         data_offset(data_offset_of(header(metadata))),
         file(target) {
-    const std::uint64_t data = placed.empty() ? 0 : size_add(placed.back().begin, placed.back().size, kFunction);
-    file.resize(size_round_up(size_add(data_offset, data, kFunction), alignment, kFunction));
+    const std::uint64_t data = placed.empty() ? 0 : size_add(placed.back().begin, placed.back().size, kGgufWriter);
+    file.resize(size_round_up(size_add(data_offset, data, kGgufWriter), alignment, kGgufWriter));
   }
 
   std::string header(const GgufMetadata& entries) const {
@@ -134,19 +134,19 @@ struct GgufWriter::Impl {
     append_metadata(text, entries);
     for (std::size_t i = 0; i < specs.size(); ++i) {
       append(text, specs[i].name);
-      append_number(text, size_cast<std::uint32_t>(specs[i].shape.size(), kFunction));
+      append_number(text, size_cast<std::uint32_t>(specs[i].shape.size(), kGgufWriter));
       for (auto d = specs[i].shape.rbegin(); d != specs[i].shape.rend(); ++d) append_number<std::int64_t>(text, *d);
       append_number(text, static_cast<std::uint32_t>(specs[i].type));
       append_number(text, placed[i].begin);
     }
-    if (text.size() > kMaxHeaderBytes)
-      throw ValueError(fmt::format("{}: the header would have {} bytes, readers take at most {}", kFunction,
-                                   text.size(), kMaxHeaderBytes));
+    if (text.size() > kMaxGgufHeaderBytes)
+      throw ValueError(fmt::format("{}: the header would have {} bytes, readers take at most {}", kGgufWriter,
+                                   text.size(), kMaxGgufHeaderBytes));
     return text;
   }
 
   std::uint64_t data_offset_of(const std::string& text) const {
-    return size_round_up(text.size(), alignment, kFunction);
+    return size_round_up(text.size(), alignment, kGgufWriter);
   }
 };
 
@@ -169,7 +169,7 @@ void GgufWriter::commit(const GgufMetadata& metadata) {
     throw ValueError(
         fmt::format("{}::commit: with these metadata the data would start at another place than at {}; "
                     "declare values of the same sizes",
-                    kFunction, impl_->data_offset));
+                    kGgufWriter, impl_->data_offset));
   impl_->file.write(0, header);
   impl_->file.commit();
 }

@@ -22,13 +22,13 @@ namespace {
 
 using io_detail::printable;
 
-constexpr const char* kFunction = "npy";
+constexpr const char* kNpy = "npy";
 constexpr std::string_view kMagic = "\x93NUMPY";
 constexpr std::uint64_t kAlignment = 64;  // of the data in the file
 
 [[noreturn]] void fail(const char* code, const std::string& message, std::uint64_t offset) {
-  throw FormatError(fmt::format("{}: {} (byte {})", kFunction, message, offset), code,
-                    size_cast<std::int64_t>(offset, kFunction));
+  throw FormatError(fmt::format("{}: {} (byte {})", kNpy, message, offset), code,
+                    size_cast<std::int64_t>(offset, kNpy));
 }
 
 struct Header {
@@ -75,9 +75,7 @@ class LiteralParser {
 
  private:
   [[noreturn]] void refuse(const std::string& message) const { fail("InvalidHeader", message, at()); }
-  std::uint64_t at() const {
-    return size_add(first_offset_, size_sub(text_.size(), rest_.size(), kFunction), kFunction);
-  }
+  std::uint64_t at() const { return size_add(first_offset_, size_sub(text_.size(), rest_.size(), kNpy), kNpy); }
   void skip_space() {
     while (!rest_.empty() && std::string_view(" \t\r\n").find(rest_.front()) != std::string_view::npos)
       rest_.remove_prefix(1);
@@ -211,7 +209,7 @@ Header parse_header(std::span<const std::byte> literal, const Preamble& preamble
   const std::string_view text(reinterpret_cast<const char*>(literal.data()), literal.size());
   const std::size_t valid = io_detail::valid_utf8_prefix(text);
   if (preamble.utf8 && valid != text.size())
-    fail("InvalidHeader", "not UTF-8", size_add(preamble.literal_offset, valid, kFunction));
+    fail("InvalidHeader", "not UTF-8", size_add(preamble.literal_offset, valid, kNpy));
   Header header = LiteralParser(text, preamble.literal_offset, options).parse();
   std::uint64_t elements = 1;
   for (const index_t dimension : header.shape) {
@@ -238,7 +236,7 @@ void swap_bytes(std::span<std::byte> data, NpyType type) {
 
 /// Column-major to row-major: walks the destination in order and the source by strides, like an odometer.
 AlignedBuffer<std::byte> row_major_copy(std::span<const std::byte> src, const Header& header) {
-  auto dst = AlignedBuffer<std::byte>::uninitialized(size_cast<index_t>(src.size(), kFunction));
+  auto dst = AlignedBuffer<std::byte>::uninitialized(size_cast<index_t>(src.size(), kNpy));
   if (src.empty()) return dst;  // the strides of an array without elements may overflow
   const auto item = static_cast<std::size_t>(header.type.bytes);
   const std::size_t rank = header.shape.size();
@@ -246,16 +244,16 @@ AlignedBuffer<std::byte> row_major_copy(std::span<const std::byte> src, const He
   std::uint64_t stride = item;
   for (std::size_t d = 0; d < rank; ++d) {
     strides[d] = stride;
-    stride = size_mul(stride, static_cast<std::uint64_t>(header.shape[d]), kFunction);
+    stride = size_mul(stride, static_cast<std::uint64_t>(header.shape[d]), kNpy);
   }
   std::uint64_t offset = 0;
   for (std::span<std::byte> out = dst.span(); !out.empty(); out = out.subspan(item)) {
-    const auto element = slice(src, offset, item, kFunction);
+    const auto element = slice(src, offset, item, kNpy);
     std::copy(element.begin(), element.end(), out.begin());
     for (std::size_t d = rank; d-- > 0;) {
-      offset = size_add(offset, strides[d], kFunction);
+      offset = size_add(offset, strides[d], kNpy);
       if (++at[d] < static_cast<std::uint64_t>(header.shape[d])) break;
-      offset = size_sub(offset, size_mul(strides[d], at[d], kFunction), kFunction);
+      offset = size_sub(offset, size_mul(strides[d], at[d], kNpy), kNpy);
       at[d] = 0;
     }
   }
@@ -273,7 +271,7 @@ NpyArray finish(Header header, SharedBytes data) {
     if (array.was_fortran_order) {
       copy = row_major_copy(data.bytes, header);
     } else {
-      copy = AlignedBuffer<std::byte>::uninitialized(size_cast<index_t>(data.bytes.size(), kFunction));
+      copy = AlignedBuffer<std::byte>::uninitialized(size_cast<index_t>(data.bytes.size(), kNpy));
       std::copy(data.bytes.begin(), data.bytes.end(), copy.begin());
     }
     if (header.big_endian) swap_bytes(copy.span(), header.type);
@@ -320,20 +318,18 @@ std::string to_string(NpyType type) { return fmt::format("{}{}", type.kind, type
 NpyArray parse_npy(SharedBytes bytes, const NpyOptions& options) {
   const std::span<const std::byte> all = bytes.bytes;
   const Preamble preamble = parse_preamble(all.first(std::min(all.size(), kLongestPreamble)), options);
-  const auto data_offset = size_add(preamble.literal_offset, preamble.literal_bytes, kFunction);
+  const auto data_offset = size_add(preamble.literal_offset, preamble.literal_bytes, kNpy);
   if (data_offset > all.size()) fail("TruncatedHeader", "the file ends in its header", all.size());
-  Header header =
-      parse_header(slice(all, preamble.literal_offset, preamble.literal_bytes, kFunction), preamble, options);
-  const std::uint64_t rest = size_sub(all.size(), data_offset, kFunction);
+  Header header = parse_header(slice(all, preamble.literal_offset, preamble.literal_bytes, kNpy), preamble, options);
+  const std::uint64_t rest = size_sub(all.size(), data_offset, kNpy);
   if (rest < header.data_bytes)
     fail("TruncatedData", fmt::format("the array needs {} bytes, {} are there", header.data_bytes, rest), all.size());
-  const std::uint64_t trailing = size_sub(rest, header.data_bytes, kFunction);
+  const std::uint64_t trailing = size_sub(rest, header.data_bytes, kNpy);
   if (options.strict && trailing != 0)
     fail("TrailingData", fmt::format("{} bytes follow the array", trailing),
-         size_add(data_offset, header.data_bytes, kFunction));
+         size_add(data_offset, header.data_bytes, kNpy));
   const std::uint64_t count = header.data_bytes;
-  NpyArray array =
-      finish(std::move(header), SharedBytes(slice(all, data_offset, count, kFunction), std::move(bytes.owner)));
+  NpyArray array = finish(std::move(header), SharedBytes(slice(all, data_offset, count, kNpy), std::move(bytes.owner)));
   array.trailing_bytes = trailing;
   return array;
 }
@@ -354,12 +350,12 @@ NpyArray read_npy(std::istream& stream, const NpyOptions& options) {
     while (count != 0) {
       const std::size_t before = into.size();
       const auto step = static_cast<std::size_t>(std::min(count, kStep));
-      into.resize(size_add(before, step, kFunction));
+      into.resize(size_add(before, step, kNpy));
       stream.read(&into[before], static_cast<std::streamsize>(step));
       const auto got = static_cast<std::size_t>(stream.gcount());
-      into.resize(size_add(before, got, kFunction));
+      into.resize(size_add(before, got, kNpy));
       if (got != step) return;
-      count = size_sub(count, got, kFunction);
+      count = size_sub(count, got, kNpy);
     }
   };
   const auto bytes_of = [](const std::string& text) { return std::as_bytes(std::span(text.data(), text.size())); };
@@ -370,13 +366,13 @@ NpyArray read_npy(std::istream& stream, const NpyOptions& options) {
   std::string literal;
   read_more(literal, preamble.literal_bytes);
   if (literal.size() != preamble.literal_bytes)
-    fail("TruncatedHeader", "the stream ends in the header", size_add(head.size(), literal.size(), kFunction));
+    fail("TruncatedHeader", "the stream ends in the header", size_add(head.size(), literal.size(), kNpy));
   Header header = parse_header(bytes_of(literal), preamble, options);
   auto data = std::make_shared<std::string>();
   read_more(*data, header.data_bytes);
   if (data->size() != header.data_bytes)
     fail("TruncatedData", fmt::format("the array needs {} bytes, {} arrived", header.data_bytes, data->size()),
-         size_add(size_add(head.size(), literal.size(), kFunction), data->size(), kFunction));
+         size_add(size_add(head.size(), literal.size(), kNpy), data->size(), kNpy));
   const std::span<const std::byte> bytes = bytes_of(*data);
   return finish(std::move(header), SharedBytes(bytes, std::move(data)));
 }

@@ -8,6 +8,7 @@
 
 #include "blockpack/io/checked.hpp"
 #include "blockpack/io/safetensors.hpp"
+#include "io/safetensors_format.hpp"
 #include "io/strict_json.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -18,8 +19,7 @@ using io_detail::kBadJson;
 using io_detail::kLimitExceeded;
 using io_detail::printable;
 
-constexpr const char* kFunction = "SafetensorsFile";
-constexpr std::uint64_t kPrefixBytes = 8;
+constexpr const char* kSafetensorsFile = "SafetensorsFile";
 
 /// A record as the header states it; nothing about sizes is checked yet.
 struct Record {
@@ -230,7 +230,7 @@ class HeaderEvents final : public io_detail::JsonEvents {
   [[noreturn]] void fail(const char* code, const std::string& message) {
     const bool in_record = state_ >= State::record_value && !records.empty();
     const std::string tensor = in_record ? records.back().name : std::string();
-    const std::uint64_t offset = size_add(kPrefixBytes, at(), "an offset");
+    const std::uint64_t offset = size_add(io_detail::kSafetensorsPrefixBytes, at(), "an offset");
     throw FormatError(in_record ? fmt::format("{}: tensor '{}' {} (byte {})", what_, printable(tensor), message, offset)
                                 : fmt::format("{}: the header {} (byte {})", what_, message, offset),
                       code, static_cast<std::int64_t>(offset), tensor);
@@ -248,7 +248,7 @@ class HeaderEvents final : public io_detail::JsonEvents {
 /// N, the length of the header, checked against the limit and the file.
 std::uint64_t header_length(std::span<const std::byte> prefix, std::uint64_t file_bytes, const ReadLimits& limits,
                             std::string_view what) {
-  if (file_bytes < kPrefixBytes)
+  if (file_bytes < io_detail::kSafetensorsPrefixBytes)
     throw FormatError(fmt::format("{}: {} bytes are too short for a safetensors file", what, file_bytes),
                       "HeaderTooSmall", 0);
   const auto length = load_element<std::uint64_t>(prefix, 0);
@@ -256,7 +256,7 @@ std::uint64_t header_length(std::span<const std::byte> prefix, std::uint64_t fil
     throw FormatError(fmt::format("{}: the header says it is {} bytes long, at most {} are read", what, length,
                                   limits.max_header_bytes),
                       "HeaderTooLarge", 0);
-  const auto data = try_add(kPrefixBytes, length);
+  const auto data = try_add(io_detail::kSafetensorsPrefixBytes, length);
   if (!data || *data > file_bytes)
     throw FormatError(fmt::format("{}: the header says it is {} bytes long, the file has {}", what, length, file_bytes),
                       "InvalidHeaderLength", 0);
@@ -266,7 +266,7 @@ std::uint64_t header_length(std::span<const std::byte> prefix, std::uint64_t fil
 /// Offsets, sizes and overflows of one record; the reference's order of checks. `previous_end` is where it must start.
 void check_record(const Record& record, std::uint64_t previous_end, std::string_view what) {
   const auto fail = [&](const char* code, const std::string& message) {
-    const std::uint64_t offset = size_add(kPrefixBytes, record.position, "an offset");
+    const std::uint64_t offset = size_add(io_detail::kSafetensorsPrefixBytes, record.position, "an offset");
     throw FormatError(fmt::format("{}: tensor '{}' {} (byte {})", what, printable(record.name), message, offset), code,
                       static_cast<std::int64_t>(offset), record.name);
   };
@@ -292,19 +292,19 @@ void check_record(const Record& record, std::uint64_t previous_end, std::string_
 
 SafetensorsFile SafetensorsFile::parse(SharedBytes bytes, const ReadLimits& limits) {
   const std::span<const std::byte> prefix = bytes.bytes;
-  return parse_parts(prefix, {}, std::move(bytes), nullptr, kFunction, limits);
+  return parse_parts(prefix, {}, std::move(bytes), nullptr, kSafetensorsFile, limits);
 }
 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path, const ReadLimits& limits) {
   std::shared_ptr<const MappedFile> mapping = MappedFile::open(path);
-  const std::string what = fmt::format("{} '{}'", kFunction, path.string());
+  const std::string what = fmt::format("{} '{}'", kSafetensorsFile, path.string());
   // The header is copied: it is read more than once, and must say the same each time.
-  std::array<std::byte, kPrefixBytes> prefix{};
+  std::array<std::byte, io_detail::kSafetensorsPrefixBytes> prefix{};
   const std::uint64_t file_bytes = mapping->bytes().size();
-  if (file_bytes >= kPrefixBytes) mapping->read(0, prefix);
+  if (file_bytes >= io_detail::kSafetensorsPrefixBytes) mapping->read(0, prefix);
   AlignedBuffer<std::byte> header = AlignedBuffer<std::byte>::uninitialized(
-      size_cast<index_t>(header_length(prefix, file_bytes, limits, what), kFunction));
-  mapping->read(kPrefixBytes, header.span());
+      size_cast<index_t>(header_length(prefix, file_bytes, limits, what), kSafetensorsFile));
+  mapping->read(io_detail::kSafetensorsPrefixBytes, header.span());
   return parse_parts(prefix, header.span(), SharedBytes(mapping->bytes(), mapping), mapping, what, limits);
 }
 
@@ -313,13 +313,14 @@ SafetensorsFile SafetensorsFile::parse_parts(std::span<const std::byte> prefix, 
                                              std::string_view what, const ReadLimits& limits) {
   const std::uint64_t file_bytes = file.bytes.size();
   const std::uint64_t length = header_length(prefix, file_bytes, limits, what);
-  if (header.empty()) header = slice(file.bytes, kPrefixBytes, length, kFunction);
+  if (header.empty()) header = slice(file.bytes, io_detail::kSafetensorsPrefixBytes, length, kSafetensorsFile);
   const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
 
   HeaderEvents events(limits, what);
-  io_detail::parse_strict_json(text, events, what, kPrefixBytes);
+  io_detail::parse_strict_json(text, events, what, io_detail::kSafetensorsPrefixBytes);
   if (limits.strict && !text.starts_with('{'))
-    throw FormatError(fmt::format("{}: the header does not start with '{{'", what), "InvalidHeaderStart", kPrefixBytes);
+    throw FormatError(fmt::format("{}: the header does not start with '{{'", what), "InvalidHeaderStart",
+                      io_detail::kSafetensorsPrefixBytes);
 
   std::vector<Record>& records = events.records;
   std::stable_sort(records.begin(), records.end(), [](const Record& a, const Record& b) {
@@ -330,26 +331,26 @@ SafetensorsFile SafetensorsFile::parse_parts(std::span<const std::byte> prefix, 
     check_record(record, end, what);
     end = record.end;
   }
-  const std::uint64_t data_offset = size_add(kPrefixBytes, length, kFunction);
+  const std::uint64_t data_offset = size_add(io_detail::kSafetensorsPrefixBytes, length, kSafetensorsFile);
   const auto needed = try_add(data_offset, end);
   if (needed != file_bytes)
     throw FormatError(
         fmt::format("{}: the tensors need {} data bytes, the file has {}; it is cut short or has bytes nobody owns",
-                    what, end, size_sub(file_bytes, data_offset, kFunction)),
+                    what, end, size_sub(file_bytes, data_offset, kSafetensorsFile)),
         "MetadataIncompleteBuffer", static_cast<std::int64_t>(data_offset));
 
   SafetensorsFile result;
   result.data_offset_ = data_offset;
   result.metadata_ = std::move(events.metadata);
   result.tensors_.reserve(records.size());
-  const std::span<const std::byte> data = slice(file.bytes, data_offset, end, kFunction);
+  const std::span<const std::byte> data = slice(file.bytes, data_offset, end, kSafetensorsFile);
   for (Record& record : records) {
     Tensor tensor;
     tensor.name = std::move(record.name);
     tensor.dtype = record.dtype;
     tensor.shape = std::move(record.shape);
-    const std::uint64_t count = size_sub(record.end, record.begin, kFunction);
-    tensor.data = SharedBytes(slice(data, record.begin, count, kFunction), file.owner);
+    const std::uint64_t count = size_sub(record.end, record.begin, kSafetensorsFile);
+    tensor.data = SharedBytes(slice(data, record.begin, count, kSafetensorsFile), file.owner);
     tensor.mapping = mapping;
     result.tensors_.push_back(std::move(tensor));
   }

@@ -9,6 +9,7 @@
 #include "blockpack/io/atomic_file.hpp"
 #include "blockpack/io/checked.hpp"
 #include "blockpack/io/safetensors.hpp"
+#include "io/safetensors_format.hpp"
 #include "io/strict_json.hpp"
 #include "io/tensor_slots.hpp"
 
@@ -18,8 +19,7 @@ namespace {
 using io_detail::json_quoted;
 using io_detail::printable;
 
-constexpr const char* kFunction = "SafetensorsWriter";
-constexpr std::uint64_t kPrefixBytes = 8;
+constexpr const char* kSafetensorsWriter = "SafetensorsWriter";
 constexpr std::uint64_t kHeaderUnit = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // what every reader takes
 constexpr std::size_t kMaxNameBytes = 65'536;
@@ -32,15 +32,15 @@ struct Placed {
 
 void check_text(std::string_view text, const char* kind) {
   if (io_detail::valid_utf8_prefix(text) != text.size())
-    throw ValueError(fmt::format("{}: the {} '{}' is not UTF-8", kFunction, kind, printable(text)));
+    throw ValueError(fmt::format("{}: the {} '{}' is not UTF-8", kSafetensorsWriter, kind, printable(text)));
 }
 
 /// In file order, offsets assigned; checks everything that can be checked before a file exists.
 std::vector<Placed> place(std::vector<TensorSpec> specs) {
   for (const TensorSpec& spec : specs) {
     if (spec.name.empty() || spec.name == "__metadata__" || spec.name.size() > kMaxNameBytes)
-      throw ValueError(fmt::format("{}: a tensor cannot be called '{}'; use 1 to {} bytes, not __metadata__", kFunction,
-                                   printable(spec.name), kMaxNameBytes));
+      throw ValueError(fmt::format("{}: a tensor cannot be called '{}'; use 1 to {} bytes, not __metadata__",
+                                   kSafetensorsWriter, printable(spec.name), kMaxNameBytes));
     check_text(spec.name, "tensor name");
   }
   std::sort(specs.begin(), specs.end(), [](const TensorSpec& a, const TensorSpec& b) {
@@ -53,7 +53,7 @@ std::vector<Placed> place(std::vector<TensorSpec> specs) {
     Placed tensor;
     tensor.size = tensor_bytes(spec);
     tensor.begin = end;
-    end = size_add(end, tensor.size, kFunction);
+    end = size_add(end, tensor.size, kSafetensorsWriter);
     tensor.spec = std::move(spec);
     placed.push_back(std::move(tensor));
   }
@@ -77,7 +77,8 @@ std::string header_text(const std::vector<Placed>& tensors, const Metadata& meta
   for (const Placed& tensor : tensors) {
     fmt::format_to(std::back_inserter(text), "{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
                    separator, json_quoted(tensor.spec.name), to_string(tensor.spec.dtype),
-                   fmt::join(tensor.spec.shape, ","), tensor.begin, size_add(tensor.begin, tensor.size, kFunction));
+                   fmt::join(tensor.spec.shape, ","), tensor.begin,
+                   size_add(tensor.begin, tensor.size, kSafetensorsWriter));
     separator = ",";
   }
   text.append("}");
@@ -91,7 +92,7 @@ std::vector<io_detail::TensorSlot> slots_of(const std::vector<Placed>& tensors) 
   return slots;
 }
 
-std::uint64_t padded(std::uint64_t bytes) { return size_round_up(bytes, kHeaderUnit, kFunction); }
+std::uint64_t padded(std::uint64_t bytes) { return size_round_up(bytes, kHeaderUnit, kSafetensorsWriter); }
 
 }  // namespace
 
@@ -104,19 +105,21 @@ struct SafetensorsWriter::Impl {
 
   Impl(const std::filesystem::path& target, std::vector<TensorSpec> specs, Metadata initial, std::uint64_t reserve)
       : tensors(place(std::move(specs))),
-        slots(kFunction, slots_of(tensors)),
+        slots(kSafetensorsWriter, slots_of(tensors)),
         metadata(std::move(initial)),
         file(target) {
     header_capacity = padded(std::max<std::uint64_t>(reserve, header_text(tensors, metadata).size()));
     if (header_capacity > kMaxHeaderBytes)
-      throw ValueError(fmt::format("{}: the header would have {} bytes, readers take at most {}", kFunction,
+      throw ValueError(fmt::format("{}: the header would have {} bytes, readers take at most {}", kSafetensorsWriter,
                                    header_capacity, kMaxHeaderBytes));
-    file.resize(size_add(data_offset(), data_bytes(), kFunction));
+    file.resize(size_add(data_offset(), data_bytes(), kSafetensorsWriter));
   }
 
-  std::uint64_t data_offset() const { return size_add(kPrefixBytes, header_capacity, kFunction); }
+  std::uint64_t data_offset() const {
+    return size_add(io_detail::kSafetensorsPrefixBytes, header_capacity, kSafetensorsWriter);
+  }
   std::uint64_t data_bytes() const {
-    return tensors.empty() ? 0 : size_add(tensors.back().begin, tensors.back().size, kFunction);
+    return tensors.empty() ? 0 : size_add(tensors.back().begin, tensors.back().size, kSafetensorsWriter);
   }
 };
 
@@ -138,16 +141,16 @@ void SafetensorsWriter::commit(const Metadata& metadata) {
   std::string header = header_text(impl_->tensors, metadata);
   if (header.size() > impl_->header_capacity)
     throw ValueError(fmt::format("{}::commit: the header has {} bytes, {} were set aside; pass header_reserve",
-                                 kFunction, header.size(), impl_->header_capacity));
+                                 kSafetensorsWriter, header.size(), impl_->header_capacity));
   header.resize(impl_->header_capacity, ' ');
-  std::array<char, kPrefixBytes> prefix{};
+  std::array<char, io_detail::kSafetensorsPrefixBytes> prefix{};
   std::uint64_t rest = impl_->header_capacity;
   for (char& byte : prefix) {
     byte = static_cast<char>(rest & 0xff);
     rest >>= 8;
   }
   impl_->file.write(0, std::string_view(prefix.data(), prefix.size()));
-  impl_->file.write(kPrefixBytes, header);
+  impl_->file.write(io_detail::kSafetensorsPrefixBytes, header);
   impl_->file.commit();
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "blockpack/core/any_linear.hpp"
+#include "blockpack/core/dense.hpp"
 #include "conformance/operators.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -108,7 +109,7 @@ TEST_CASE("an operator read back from its sections is the same bit for bit", "[c
   for (const MatrixShape shape : kShapes) {
     const auto op = form.make(shape, 7);
     const std::vector<Section> before = op.sections();
-    const auto again = form.reopen(op, shape);
+    const auto again = form.reopen(op, shape, before);
     const std::vector<Section> after = again.sections();
     REQUIRE(before.size() == after.size());
     for (std::size_t s = 0; s < before.size(); ++s) {
@@ -123,13 +124,85 @@ TEST_CASE("an operator read back from its sections is the same bit for bit", "[c
   }
 }
 
+TEST_CASE("sections that lie unaligned and end at a protected page serve as well", "[conformance][kernels]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
+  const MatrixShape shape{19, 47};
+  for (const Isa isa : levels_here()) {
+    const auto op = form.make(shape, 83);
+    const std::vector<float> w = decoded(op);
+    for (const std::size_t shift : {0u, 1u}) {  // bytes between the end and the page: with 1, pairs of bytes lie odd
+      std::vector<GuardedArray<std::byte>> memory;
+      std::vector<Section> sections = op.sections();
+      for (Section& section : sections) {
+        memory.emplace_back(section.data.bytes.size(), Guard::after, shift);
+        std::copy(section.data.bytes.begin(), section.data.bytes.end(), memory.back().begin());
+        section.data = SharedBytes(memory.back().span(), nullptr);
+      }
+      const auto moved = form.reopen(op, shape, sections);
+      CAPTURE(to_string(isa), shift);
+      REQUIRE(same_bits(w, decoded(moved)));
+      for (const Activations mode : kModes) {
+        for (const index_t tokens : {1, 17}) {
+          CAPTURE(to_string(mode), tokens);
+          const std::vector<float> x = random_normal(tokens * shape.cols, 89);
+          const std::vector<float> y = apply(moved, x, tokens, options(isa, mode));
+          REQUIRE(same_bits(apply(op, x, tokens, options(isa, mode)), y));
+        }
+      }
+      ApplyOptions how;
+      how.execution.isa = isa;
+      const std::vector<float> y = random_normal(shape.rows, 97);
+      std::vector<float> x(static_cast<std::size_t>(shape.cols)), expected(x.size());
+      const MatrixView<const float> y_view(y.data(), 1, shape.rows);
+      op.apply_transpose(y_view, MatrixView<float>(expected.data(), 1, shape.cols), how);
+      moved.apply_transpose(y_view, MatrixView<float>(x.data(), 1, shape.cols), how);
+      REQUIRE(same_bits(x, expected));
+    }
+  }
+}
+
+/// Dense weights packed into memory of the caller against those of the pack policy `ahead`.
+template <class T>
+void check_caller_memory(MatrixShape shape) {
+  const std::vector<float> w = random_weights(shape.rows, shape.cols, 101);
+  const auto encode = [&](PackPolicy policy) {
+    return Dense<T>::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols), {}, {}, policy);
+  };
+  const AnyLinear expected = encode(PackPolicy::ahead());
+  const std::size_t bytes = encode(PackPolicy::ahead()).packed_bytes();
+  GuardedArray<std::byte> memory(round_up(static_cast<index_t>(bytes), 64));  // ends at a protected page
+  Dense<T> op = encode(PackPolicy::into(memory.span()));
+  CHECK(op.packed_bytes() == bytes);
+  for (const bool released : {false, true}) {
+    if (released) {
+      op.release_stored();
+      CHECK(op.storage_bytes() == 0);
+      if (shape.rows * shape.cols > 0) CHECK_THROWS_AS(op.sections(), UnsupportedError);
+    }
+    for (const index_t tokens : kTokens) {
+      CAPTURE(to_string(shape), released, tokens);
+      const std::vector<float> x = random_normal(tokens * shape.cols, 103);
+      REQUIRE(same_bits(apply(op, x, tokens, {}), apply(expected, x, tokens, {})));
+    }
+  }
+}
+
+TEST_CASE("dense weights compute from memory of the caller, and from it alone", "[conformance]") {
+  for (const MatrixShape shape : kShapes) {
+    check_caller_memory<float>(shape);
+    check_caller_memory<bf16>(shape);
+  }
+}
+
 TEST_CASE("sections of another size, name or number are refused", "[conformance]") {
   const Operator& form = GENERATE(from_range(operators()));
   CAPTURE(form.name);
   const MatrixShape shape{7, 45};
   const auto op = form.make(shape, 7);
-  CHECK_THROWS_AS(form.reopen(op, MatrixShape{14, 45}), Error);  // more rows than a tile of any form holds
-  CHECK_THROWS_AS(form.reopen(op, MatrixShape{7, 4500}), Error);
+  CHECK_THROWS_AS(form.reopen(op, MatrixShape{14, 45}, op.sections()),
+                  Error);  // more rows than a tile of any form holds
+  CHECK_THROWS_AS(form.reopen(op, MatrixShape{7, 4500}, op.sections()), Error);
 }
 
 TEST_CASE("the bits of y do not depend on the number of threads", "[conformance][kernels]") {

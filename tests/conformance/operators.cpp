@@ -19,6 +19,8 @@
 namespace blockpack::test::conformance {
 namespace {
 
+using Sections = std::span<const Section>;
+
 /// A row matrix in the given format.
 template <RowFormat Format>
 Operator rows(const Format& format, PackPolicy policy = {}) {
@@ -29,8 +31,7 @@ Operator rows(const Format& format, PackPolicy policy = {}) {
     const std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
     return Matrix::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols), format, {}, policy);
   };
-  form.reopen = [format, policy](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
-    const std::vector<Section> sections = op.sections();
+  form.reopen = [format, policy](const AnyLinear&, MatrixShape shape, Sections sections) -> AnyLinear {
     return Matrix::from_sections(shape, format, sections, policy);
   };
   form.checker = [format](const AnyLinear&) -> Operator::Check {
@@ -55,8 +56,8 @@ Operator ptq161() {
     for (std::size_t i = 0; i < std::min(w.size(), statistic.size()); ++i) statistic[i] = std::abs(w[i]);
     return Ptq161Matrix::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols), statistic);
   };
-  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
-    return Ptq161Matrix::from_sections(shape, {}, op.sections());
+  form.reopen = [](const AnyLinear&, MatrixShape shape, Sections sections) -> AnyLinear {
+    return Ptq161Matrix::from_sections(shape, {}, sections);
   };
   return form;
 }
@@ -100,8 +101,7 @@ Operator composed() {
     return Op(Dense<float>::encode(MatrixView<const float>(outer.data(), shape.rows, kMiddle)),
               Dense<bf16>::encode(MatrixView<const float>(inner.data(), kMiddle, shape.cols)));
   };
-  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
-    const std::vector<Section> sections = op.sections();
+  form.reopen = [](const AnyLinear& op, MatrixShape shape, Sections sections) -> AnyLinear {
     return Op::from_sections(shape, op.get_if<Op>()->parameters(), sections);
   };
   form.checker = [](const AnyLinear& any) -> Operator::Check {
@@ -142,8 +142,7 @@ Operator transformed(const char* name, const MakeInner& make_inner) {
     const std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
     return Op(RowMatrix<Mx>::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols)), make_inner(shape.cols));
   };
-  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
-    const std::vector<Section> sections = op.sections();
+  form.reopen = [](const AnyLinear& op, MatrixShape shape, Sections sections) -> AnyLinear {
     return Op::from_sections(shape, op.get_if<Op>()->parameters(), sections);
   };
   // The inner product runs in float32 whatever the mode: each middle value has at most 8 roundings of its sum of
@@ -248,8 +247,8 @@ Operator adapted(const char* name, bool exact_base, bool exact_down, const MakeU
     const std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
     return Op(Base::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols)), make_update(shape, seed + 1));
   };
-  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
-    return Op::from_sections(shape, op.get_if<Op>()->parameters(), op.sections());
+  form.reopen = [](const AnyLinear& op, MatrixShape shape, Sections sections) -> AnyLinear {
+    return Op::from_sections(shape, op.get_if<Op>()->parameters(), sections);
   };
   const auto block_of = [](const auto& factor) {
     index_t size = factor.in_features();
@@ -484,8 +483,8 @@ Operator structured(std::string name, const std::function<Op(MatrixShape, std::u
   Operator form;
   form.name = std::move(name);
   form.make = [make](MatrixShape shape, std::uint64_t seed) -> AnyLinear { return make(shape, seed); };
-  form.reopen = [](const AnyLinear& op, MatrixShape shape) -> AnyLinear {
-    return Op::from_sections(shape, op.get_if<Op>()->parameters(), op.sections());
+  form.reopen = [](const AnyLinear& op, MatrixShape shape, Sections sections) -> AnyLinear {
+    return Op::from_sections(shape, op.get_if<Op>()->parameters(), sections);
   };
   return form;
 }

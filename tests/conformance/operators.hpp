@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// The operators the conformance suite runs over: how to make one from seeded weights, how to reopen it from its
-/// sections, and how far a product may be from the decoded one.
+/// The operators the conformance suite runs over: how to make one from seeded weights, how to open another one
+/// over its sections, and how far a product may be from the decoded one.
 
 #include <functional>
 #include <span>
@@ -17,7 +17,8 @@ namespace blockpack::test::conformance {
 struct Operator {
   std::string name;
   std::function<AnyLinear(MatrixShape shape, std::uint64_t seed)> make;
-  std::function<AnyLinear(const AnyLinear& op, MatrixShape shape)> reopen;
+  /// Over sections that hold the bytes of those of `op`, wherever they lie.
+  std::function<AnyLinear(const AnyLinear& op, MatrixShape shape, std::span<const Section> sections)> reopen;
   /// The check of y[m, n], given row m of x, row n of the decoded matrix, and n.
   using Check = std::function<ProductCheck(std::span<const float> x, std::span<const float> w, index_t n, Activations)>;
   std::function<Check(const AnyLinear& op)> checker;

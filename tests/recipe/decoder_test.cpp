@@ -48,7 +48,7 @@ TEST_CASE("the decoder gives the golden logits of the embedded model", "[recipe]
       decoder.logits(text, bytes.shape[1], MatrixView<float>(got.data(), static_cast<index_t>(text.size()), 256), how);
       float worst = 0;
       for (std::size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - expected[i]));
-      CHECK(worst <= 1e-3f);
+      CHECK(worst <= max_abs_tolerance(entry));
     }
   }
   CHECK(golden_complete(cases, 1));

@@ -301,7 +301,7 @@ TEST_CASE("the fetched sentence encoder gives the golden ids, activations and em
         CAPTURE(isa);
         ApplyOptions how = exact();
         how.execution.isa = isa;
-        check_rows(expected, example::embed_all(encoder, sentences, how).view(), 1e-5f);
+        check_rows(expected, example::embed_all(encoder, sentences, how).view(), max_abs_tolerance(entry));
       }
     } else {
       std::size_t checked = 0;
@@ -310,7 +310,7 @@ TEST_CASE("the fetched sentence encoder gives the golden ids, activations and em
                       const std::string linear = matrix.substr(0, matrix.rfind('.'));
                       if (!entry.at("outputs").contains(linear)) return;
                       CAPTURE(linear);
-                      check_rows(read_npy<float>(file(entry.at("outputs").at(linear))), x, 1e-4f);
+                      check_rows(read_npy<float>(file(entry.at("outputs").at(linear))), x, max_abs_tolerance(entry));
                       ++checked;
                     });
       CHECK(checked == entry.at("outputs").size());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// The cases of tests/golden/models, by model.
+/// The cases of tests/golden/models, by model, and their tolerance.
 
 #include <algorithm>
 #include <string>
@@ -25,6 +25,14 @@ inline std::vector<nlohmann::json> model_cases(std::string_view model) {
     if (name.starts_with(model)) cases.push_back(entry);
   }
   return cases;
+}
+
+/// The number behind "max abs" in the tolerance of a case.
+inline float max_abs_tolerance(const nlohmann::json& entry) {
+  const std::string text = entry.at("tolerance");
+  const std::size_t at = text.find("max abs ");
+  if (at == text.npos) throw std::runtime_error("golden models: no \"max abs\" in the tolerance: " + text);
+  return std::stof(text.substr(at + 8));
 }
 
 }  // namespace blockpack::test

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The programs of docs/adapters.md and docs/spectral_mixer.md, and the check that the pages show what is compiled
-/// here.
+/// The programs of docs/adapters.md, docs/structured.md and docs/spectral_mixer.md, and the check that the pages show
+/// what is compiled here.
 
 #include <fstream>
 #include <iterator>
@@ -13,6 +13,7 @@
 #include "blockpack/structured/bone.hpp"
 #include "blockpack/structured/lora.hpp"
 #include "blockpack/structured/spectral_mixer.hpp"
+#include "structured/fit_instances.hpp"
 #include "structured/tensors.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
@@ -67,6 +68,20 @@ TEST_CASE("the program of the page on the spectral mixer runs", "[structured]") 
   CHECK(std::isfinite(y(0, 191, 7)));
 }
 
+TEST_CASE("the program of the page on structured layers compiles", "[structured]") {
+  // Not run: its ranks are those of large layers.
+  const auto program = [](MatrixView<const float> w, const GramMatrix& gram) {
+    // clang-format off
+  LowRankOptions whitened{.scale = ScaleMode::cholesky, .gram = &gram};                       // gram: XᵀX of a calibration run
+  LowRankFactors<float> low = low_rank_fit<float>(w, low_rank_for_ratio(w.shape(), 0.5), whitened);
+  MonarchFactors<float> monarch = monarch_project<float>(w, {.in_blocks = 16, .out_blocks = 16, .rank = 64});
+  BlastFit<float> blast = blast_factorize<float>(w, {.blocks = 16, .rank = 1024, .gram = &gram});
+  BlockLowRankFactors<float> tiles = block_low_rank_fit<float>(w, {.tau = 0.05});
+    // clang-format on
+  };
+  static_cast<void>(program);
+}
+
 TEST_CASE("the pages on structured layers show the programs that are compiled", "[structured]") {
   const auto read = [](const std::string& name) {
     std::ifstream file(std::string(BLOCKPACK_SOURCE_DIR) + name, std::ios::binary);
@@ -75,7 +90,7 @@ TEST_CASE("the pages on structured layers show the programs that are compiled", 
   };
   const std::string source = read("/tests/structured/docs_test.cpp");
   int count = 0;
-  for (const char* name : {"/docs/adapters.md", "/docs/spectral_mixer.md"}) {
+  for (const char* name : {"/docs/adapters.md", "/docs/spectral_mixer.md", "/docs/structured.md"}) {
     const std::string page = read(name), fence = "```cpp\n";
     for (std::size_t at = page.find(fence); at != std::string::npos; at = page.find(fence, at)) {
       at += fence.size();
@@ -85,5 +100,5 @@ TEST_CASE("the pages on structured layers show the programs that are compiled", 
       ++count;
     }
   }
-  CHECK(count == 3);
+  CHECK(count == 4);
 }

@@ -16,6 +16,7 @@
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/execution.hpp"
+#include "blockpack/core/fwd.hpp"
 #include "blockpack/core/scalar.hpp"
 #include "blockpack/core/types.hpp"
 #include "blockpack/core/view.hpp"
@@ -28,8 +29,6 @@ enum class NonFinite : std::uint8_t {
   saturate,  ///< infinity to the largest finite value of the format, NaN to 0
   propagate  ///< kept, for formats that can store NaN; UnsupportedError for others
 };
-
-class GramMatrix;
 
 struct EncodeOptions {
   NonFinite non_finite = NonFinite::reject;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// `index_t`, matrix shapes and the checked arithmetic that turns hostile or absurd sizes into errors.
+/// Matrix shapes and the checked arithmetic that turns hostile or absurd sizes into errors.
 
 #include <cstddef>
 #include <cstdint>
@@ -10,11 +10,9 @@
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/error.hpp"
+#include "blockpack/core/fwd.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
-
-/// Every index, size and stride, in elements unless the name ends in `_bytes`.
-using index_t = std::ptrdiff_t;
 
 /// Rows and columns of a matrix; for a weight matrix rows = out_features, cols = in_features.
 struct MatrixShape {
