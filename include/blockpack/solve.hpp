@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// Everything of the concept `solve`: block coordinate descent, Adam, line search. docs/solve.md. Selection and update
-/// rules need Eigen and are left out where its headers are not found.
+/// Everything of the concept `solve`: block coordinate descent, Adam, line search. docs/solve.md. Headers only,
+/// selection and update rules need Eigen; the compiled library has its own.
 
 #include "blockpack/solve/adam.hpp"
 #include "blockpack/solve/block_descent.hpp"
@@ -14,7 +14,7 @@
 #include "blockpack/solve/problems.hpp"
 #include "blockpack/solve/quadratic.hpp"
 #include "blockpack/solve/softmax.hpp"
-#if __has_include(<Eigen/Core>)
+#if !defined(BLOCKPACK_HEADERS_ONLY) || __has_include(<Eigen/Core>)
 #include "blockpack/solve/selection.hpp"
 #include "blockpack/solve/symmetric.hpp"
 #include "blockpack/solve/update.hpp"

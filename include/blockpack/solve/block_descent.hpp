@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <concepts>
+#include <utility>
 #include <vector>
 
 #include "blockpack/core/config.hpp"

@@ -39,6 +39,13 @@ struct Penalty {
   /// h at a point that is allowed.
   double value(double x) const noexcept { return l1 * std::fabs(x); }
 
+  /// h(x + d) - h(x), without cancellation where both lie on one side of 0.
+  double change(double x, double d) const noexcept {
+    if (x >= 0.0 && x + d >= 0.0) return l1 * d;
+    if (x <= 0.0 && x + d <= 0.0) return -l1 * d;
+    return value(x + d) - value(x);
+  }
+
   /// The u that minimizes g·(u - x) + curvature/2·(u - x)² + h(u), curvature >= 0. Without curvature and slope: 0 where
   /// h is not, else x.
   double minimizer(double x, double g, double curvature) const noexcept {
@@ -130,8 +137,7 @@ class ObjectiveState {
     double sum = penalty_value();
     if (penalty_.l1 > 0.0)
       for (std::size_t k = 0; k < block.size(); ++k) {
-        const double x = x_[static_cast<std::size_t>(block[k])];
-        sum += penalty_.value(x + delta[k]) - penalty_.value(x);
+        sum += penalty_.change(x_[static_cast<std::size_t>(block[k])], delta[k]);
       }
     return sum;
   }

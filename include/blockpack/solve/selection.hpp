@@ -23,6 +23,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -35,7 +36,7 @@
 #include "blockpack/solve/partition.hpp"
 #include "blockpack/solve/symmetric.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
+namespace blockpack::inline BLOCKPACK_ABI {
 
 enum class BlockRule : std::uint8_t { gs, gsl, gsd, gsd_rows, gsq, proximal, cyclic, random, lipschitz };
 
@@ -43,14 +44,13 @@ enum class BlockRule : std::uint8_t { gs, gsl, gsd, gsd_rows, gsq, proximal, cyc
 /// Σ |g_i|, Σ |g_i| / sqrt(L_b), Σ |g_i| / sqrt(D_i).
 enum class ScoreNorm : std::uint8_t { l2, l1 };
 
-namespace solve_detail {
+namespace detail {
 
-/// H_bb of the bound as an Eigen matrix.
+/// H_bb of the bound.
 template <class F>
-Matrix bound_of(const F& f, Coordinates block) {
-  const auto n = static_cast<index_t>(block.size());
-  Matrix h(n, n);
-  f.bound(block, view(h));
+SquareMatrix bound_of(const F& f, Coordinates block) {
+  SquareMatrix h(block.size());
+  f.bound(block, h.view());
   return h;
 }
 
@@ -72,8 +72,8 @@ class CoordinateScores {
     for (std::size_t i = 0; i < scores_.size(); ++i) {
       const double g = gradient_[i], l = curvature[i];
       if (rule == BlockRule::proximal) {
-        const double x = f.x()[i], u = penalty.minimizer(x, g, l), d = u - x;
-        scores_[i] = -2.0 * (d * (g + 0.5 * l * d) + penalty.value(u) - penalty.value(x));
+        const double x = f.x()[i], d = penalty.minimizer(x, g, l) - x;
+        scores_[i] = 2.0 * std::fabs(d * (g + 0.5 * l * d) + penalty.change(x, d));  // rounding may go below 0
       } else if (scaled) {
         scores_[i] = l > 0.0 ? g * g / l : 0.0;
       } else {
@@ -121,7 +121,7 @@ double largest_of_bound(const F& f) {
   return value;
 }
 
-}  // namespace solve_detail
+}  // namespace detail
 
 /// One of given blocks. `cyclic` with the blocks of a trace replays it.
 ///
@@ -148,7 +148,7 @@ class FixedBlocks {
     } else if (rule_ == BlockRule::lipschitz) {
       double total = 0.0;
       for (const double l : block_lipschitz_) total += l;
-      best = solve_detail::draw(block_lipschitz_, total, random_);
+      best = detail::draw(block_lipschitz_, total, random_);
     } else {
       const std::span<const double> scores = coordinate_scores_(f, rule_);
       score_ = -1.0;
@@ -181,17 +181,16 @@ class FixedBlocks {
           throw ValueError(text + " holds " + std::to_string(i) + " twice");
       }
       if (rule_ == BlockRule::gsl || rule_ == BlockRule::lipschitz)
-        block_lipschitz_.push_back(solve_detail::largest_eigenvalue(solve_detail::bound_of(f, blocks_[b])));
-      if (rule_ == BlockRule::gsq) inverses_.emplace_back(solve_detail::bound_of(f, blocks_[b]));
+        block_lipschitz_.push_back(detail::largest_eigenvalue(detail::bound_of(f, blocks_[b]).view()));
+      if (rule_ == BlockRule::gsq) inverses_.push_back(detail::bound_of(f, blocks_[b]).pseudoinverse());
     }
   }
   double block_score(std::size_t b, std::span<const double> scores) const {
     const std::vector<index_t>& block = blocks_[b];
     if (rule_ == BlockRule::gsq) {
-      solve_detail::Vector g(static_cast<index_t>(block.size()));
-      for (std::size_t k = 0; k < block.size(); ++k)
-        g(static_cast<index_t>(k)) = coordinate_scores_.gradient()[static_cast<std::size_t>(block[k])];
-      return g.dot(inverses_[b].times(g));
+      std::vector<double> g;
+      for (const index_t i : block) g.push_back(coordinate_scores_.gradient()[static_cast<std::size_t>(i)]);
+      return detail::dot(g, inverses_[b].times(g));
     }
     const bool roots = norm_ == ScoreNorm::l1 && rule_ != BlockRule::proximal;
     double sum = 0.0;
@@ -212,8 +211,8 @@ class FixedBlocks {
   std::size_t next_ = 0;
   double score_ = 0.0;
   std::vector<double> block_lipschitz_;
-  std::vector<solve_detail::Pseudoinverse<solve_detail::Matrix>> inverses_;
-  solve_detail::CoordinateScores coordinate_scores_;
+  std::vector<detail::SquareMatrix> inverses_;
+  detail::CoordinateScores coordinate_scores_;
 };
 
 /// Any block_size coordinates, in rising order.
@@ -260,7 +259,7 @@ class VariableBlocks {
           double total = 0.0;
           for (const double w : weights) total += w;
           if (!(total > 0.0)) break;  // the others have no influence
-          const std::size_t i = solve_detail::draw(weights, total, random_);
+          const std::size_t i = detail::draw(weights, total, random_);
           weights[i] = 0.0;
           block_.push_back(static_cast<index_t>(i));
         }
@@ -297,7 +296,7 @@ class VariableBlocks {
   template <class F>
   void threshold(const F& f) {
     coordinate_scores_(f, BlockRule::gs);
-    if (!(largest_ >= 0.0)) largest_ = solve_detail::largest_of_bound(f);
+    if (!(largest_ >= 0.0)) largest_ = detail::largest_of_bound(f);
     const double step = largest_ > 0.0 ? 1.0 / largest_ : 0.0;
     const std::span<const double> g = coordinate_scores_.gradient();
     std::vector<double> d(g.size()), image(g.size()), size(g.size());
@@ -326,7 +325,7 @@ class VariableBlocks {
   double largest_ = -1.0;  // eigenvalue of the bound
   std::vector<index_t> order_, block_;
   std::span<const double> scores_;
-  solve_detail::CoordinateScores coordinate_scores_;
+  detail::CoordinateScores coordinate_scores_;
 };
 
 /// As many coordinates as form a forest in the matrix of a Quadratic, taken by falling score: gs ("GSTree"), gsd
@@ -360,7 +359,7 @@ class GreedyForest {
   BlockRule rule_;
   Random random_;
   std::vector<index_t> block_;
-  solve_detail::CoordinateScores coordinate_scores_;
+  detail::CoordinateScores coordinate_scores_;
 };
 
-}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI
+}  // namespace blockpack::inline BLOCKPACK_ABI

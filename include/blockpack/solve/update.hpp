@@ -21,8 +21,9 @@
 #include <cstdint>
 #include <limits>
 #include <map>
-#include <optional>
 #include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "blockpack/core/config.hpp"
@@ -32,7 +33,7 @@
 #include "blockpack/solve/selection.hpp"
 #include "blockpack/solve/symmetric.hpp"
 
-namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
+namespace blockpack::inline BLOCKPACK_ABI {
 
 enum class BlockUpdate : std::uint8_t { lipschitz, matrix, backtracking, newton, two_metric, forest, belief };
 
@@ -50,107 +51,106 @@ class BlockUpdater {
 
   template <CurvedObjective F>
   void operator()(F& f, Coordinates block) {
-    const auto n = static_cast<index_t>(block.size());
-    if (n == 0) return;
-    Vector g(n), x(n);
-    f.gradient(block, std::span<double>(g.data(), block.size()));
-    for (index_t k = 0; k < n; ++k) x(k) = f.x()[static_cast<std::size_t>(block[static_cast<std::size_t>(k)])];
-    Vector d;
-    switch (kind_) {
-      case BlockUpdate::lipschitz: {
-        const Bound& bound = bound_of(f, block, false);
-        d = proximal_step(x, g, bound.lipschitz, f.penalty());
-        break;
-      }
-      case BlockUpdate::matrix: {
-        const Bound& bound = bound_of(f, block, true);
-        d = model_step(bound.h, bound.inverse, x, g, f.penalty());
-        break;
-      }
-      case BlockUpdate::backtracking:
-        d = backtrack(f, block, x, g);
-        break;
-      case BlockUpdate::newton: {
-        Matrix h(n, n);
-        f.hessian(block, view(h));
-        d = model_step(h, {}, x, g, f.penalty());
-        double slope = g.dot(d);
-        for (index_t k = 0; k < n; ++k) slope += f.penalty().value(x(k) + d(k)) - f.penalty().value(x(k));
-        d *= interpolating_line_search(f.value(), slope,
-                                       [&](double alpha) { return value_after(f, block, Vector(alpha * d)); });
-        break;
-      }
-      case BlockUpdate::two_metric:
-        d = two_metric(f, block, x, g);
-        break;
-      case BlockUpdate::forest:
-      case BlockUpdate::belief:
-        if constexpr (std::is_same_v<F, Quadratic>) {
-          if (!f.penalty().none()) throw ValueError("BlockUpdater: forest and belief take no penalty");
-          const Vector r = -g;
-          const std::span<const double> right(r.data(), block.size());
-          d.resize(n);
-          const std::span<double> step(d.data(), block.size());
-          if (kind_ == BlockUpdate::forest)
-            messages_.solve_forest(f.matrix(), block, right, step);
-          else
-            messages_.solve_belief(f.matrix(), block, right, step);
-          break;
-        } else {
-          throw ValueError("BlockUpdater: forest and belief need the sparse matrix of a Quadratic");
-        }
-    }
-    f.apply(block, std::span<const double>(d.data(), block.size()));
+    if (block.empty()) return;
+    std::vector<double> g(block.size()), x;
+    f.gradient(block, std::span<double>(g));
+    for (const index_t i : block) x.push_back(f.x()[static_cast<std::size_t>(i)]);
+    f.apply(block, step(f, block, x, g));
   }
 
  private:
-  using Matrix = solve_detail::Matrix;
-  using Vector = solve_detail::Vector;
-  using Inverse = std::optional<solve_detail::Pseudoinverse<Matrix>>;
+  using Vector = std::vector<double>;
+  using Matrix = detail::SquareMatrix;
   struct Bound {
     double lipschitz = 0.0;
-    Matrix h;
-    Inverse inverse;
+    Matrix h, inverse;
   };
 
   template <class F>
-  static double value_after(const F& f, Coordinates block, const Vector& d) {
-    return f.value_after(block, std::span<const double>(d.data(), block.size()));
+  Vector step(const F& f, Coordinates block, const Vector& x, const Vector& g) {
+    const Penalty penalty = f.penalty();
+    switch (kind_) {
+      case BlockUpdate::lipschitz:
+        return proximal_step(x, g, bound_of(f, block).lipschitz, penalty);
+      case BlockUpdate::matrix: {
+        const Bound& bound = bound_of(f, block);
+        return penalty.none() ? scaled(-1.0, bound.inverse.times(g)) : model_step(bound.h, x, g, penalty);
+      }
+      case BlockUpdate::backtracking:
+        return backtrack(f, block, x, g);
+      case BlockUpdate::newton: {
+        Matrix h(block.size());
+        f.hessian(block, h.view());
+        const Vector d = penalty.none() ? scaled(-1.0, h.pseudoinverse().times(g)) : model_step(h, x, g, penalty);
+        const double slope = detail::dot(g, d) + penalty_change(x, d, penalty);
+        const auto along = [&](double alpha) { return f.value_after(block, scaled(alpha, d)); };
+        return scaled(interpolating_line_search(f.value(), slope, along), d);
+      }
+      case BlockUpdate::two_metric:
+        return two_metric(f, block, x, g);
+      case BlockUpdate::forest:
+      case BlockUpdate::belief:
+        break;
+    }
+    if constexpr (std::is_same_v<F, Quadratic>) {
+      if (!penalty.none()) throw ValueError("BlockUpdater: forest and belief take no penalty");
+      Vector d(block.size());
+      if (kind_ == BlockUpdate::forest)
+        messages_.solve_forest(f.matrix(), block, scaled(-1.0, g), d);
+      else
+        messages_.solve_belief(f.matrix(), block, scaled(-1.0, g), d);
+      return d;
+    } else {
+      throw ValueError("BlockUpdater: forest and belief need the sparse matrix of a Quadratic");
+    }
   }
 
+  static Vector scaled(double alpha, Vector v) noexcept {
+    for (double& e : v) e *= alpha;
+    return v;
+  }
+  static Vector difference(Vector u, const Vector& x) noexcept {
+    for (std::size_t k = 0; k < u.size(); ++k) u[k] -= x[k];
+    return u;
+  }
+  static double penalty_change(const Vector& x, const Vector& d, const Penalty& penalty) noexcept {
+    double sum = 0.0;
+    for (std::size_t k = 0; k < x.size(); ++k) sum += penalty.change(x[k], d[k]);
+    return sum;
+  }
+  static Vector proximal_step(const Vector& x, const Vector& g, double lipschitz, const Penalty& penalty) {
+    Vector d;
+    for (std::size_t k = 0; k < x.size(); ++k) d.push_back(penalty.minimizer(x[k], g[k], lipschitz) - x[k]);
+    return d;
+  }
+  static Vector model_step(const Matrix& h, const Vector& x, const Vector& g, const Penalty& penalty) {
+    return difference(detail::penalized_minimizer(h, g, x, penalty), x);
+  }
+
+  /// The bound of a block, once: λmax or the inverse. As many are kept as a partition has.
   template <class F>
-  const Bound& bound_of(const F& f, Coordinates block, bool matrix) {
+  const Bound& bound_of(const F& f, Coordinates block) {
+    const std::size_t size = block.size();
     std::vector<index_t> key(block.begin(), block.end());
-    const auto known = bounds_.find(key);
-    if (known != bounds_.end()) return known->second;
-    kept_ += static_cast<index_t>(block.size());
-    if (kept_ > f.size()) {
+    if (const auto known = bounds_.find(key); known != bounds_.end()) return known->second;
+    if (kept_ + size > static_cast<std::size_t>(f.size())) {
       bounds_.clear();
-      kept_ = static_cast<index_t>(block.size());
+      kept_ = 0;
     }
+    kept_ += size;
     Bound bound;
-    bound.h = solve_detail::bound_of(f, block);
-    if (matrix) {
-      if (f.penalty().none()) bound.inverse.emplace(bound.h);
-    } else {
-      bound.lipschitz = solve_detail::largest_eigenvalue(bound.h);
-      bound.h.resize(0, 0);
-    }
+    Matrix h = detail::bound_of(f, block);
+    if (kind_ == BlockUpdate::lipschitz)
+      bound.lipschitz = detail::largest_eigenvalue(h.view());
+    else if (f.penalty().none())
+      bound.inverse = h.pseudoinverse();
+    else
+      bound.h = std::move(h);
     return bounds_.emplace(std::move(key), std::move(bound)).first->second;
   }
 
-  static Vector proximal_step(const Vector& x, const Vector& g, double lipschitz, const Penalty& penalty) {
-    Vector d(x.size());
-    for (index_t k = 0; k < x.size(); ++k) d(k) = penalty.minimizer(x(k), g(k), lipschitz) - x(k);
-    return d;
-  }
-  static Vector model_step(const Matrix& h, const Inverse& inverse, const Vector& x, const Vector& g,
-                           const Penalty& penalty) {
-    if (!penalty.none()) return solve_detail::penalized_minimizer(h, g, x, penalty) - x;
-    return -(inverse ? inverse->times(g) : solve_detail::Pseudoinverse<Matrix>(h).times(g));
-  }
-
-  /// The largest constant of the block, doubled until f(x + d) <= f(x) + gᵀd + L/2 ||d||², then theirs.
+  /// The largest constant of the block, doubled until f(x + d) <= f(x) + gᵀd + L/2 ||d||², becomes that of its
+  /// coordinates.
   template <class F>
   Vector backtrack(const F& f, Coordinates block, const Vector& x, const Vector& g) {
     constants_.resize(static_cast<std::size_t>(f.size()), 1.0);
@@ -158,57 +158,51 @@ class BlockUpdater {
     for (const index_t i : block) lipschitz = std::max(lipschitz, constants_[static_cast<std::size_t>(i)]);
     const Penalty penalty = f.penalty();
     const double value = f.value(), rounding = 4.0 * std::numeric_limits<double>::epsilon() * std::fabs(value);
-    Vector d;
     for (;; lipschitz *= 2.0) {
-      d = proximal_step(x, g, lipschitz, penalty);
-      double model = value + g.dot(d) + 0.5 * lipschitz * d.squaredNorm();
-      for (index_t k = 0; k < d.size(); ++k) model += penalty.value(x(k) + d(k)) - penalty.value(x(k));
-      if (value_after(f, block, d) <= model + rounding || !std::isfinite(lipschitz)) break;
+      const Vector d = proximal_step(x, g, lipschitz, penalty);
+      const double model =
+          value + detail::dot(g, d) + 0.5 * lipschitz * detail::dot(d, d) + penalty_change(x, d, penalty);
+      if (!(f.value_after(block, d) <= model + rounding) && std::isfinite(lipschitz)) continue;
+      for (const index_t i : block) constants_[static_cast<std::size_t>(i)] = lipschitz;
+      return d;
     }
-    for (const index_t i : block) constants_[static_cast<std::size_t>(i)] = lipschitz;
-    return d;
   }
 
   template <class F>
   Vector two_metric(const F& f, Coordinates block, const Vector& x, const Vector& g) const {
-    if (!f.penalty().nonnegative) throw ValueError("BlockUpdater: two_metric needs a penalty that is nonnegative");
-    const index_t n = x.size();
-    const Vector slope = g.array() + f.penalty().l1;
-    std::vector<index_t> free;
+    const Penalty penalty = f.penalty();
+    if (!penalty.nonnegative) throw ValueError("BlockUpdater: two_metric needs a penalty that is nonnegative");
+    std::vector<std::size_t> free, held;
     double held_lipschitz = 0.0;
-    for (index_t k = 0; k < n; ++k) {
-      if (x(k) < 1e-4 && slope(k) > 0.0)
-        held_lipschitz += f.lipschitz()[static_cast<std::size_t>(block[static_cast<std::size_t>(k)])];
-      else
-        free.push_back(k);
+    Vector metric = g;
+    for (std::size_t k = 0; k < x.size(); ++k) {
+      metric[k] += penalty.l1;
+      const bool at_bound = x[k] < 1e-4 && metric[k] > 0.0;
+      (at_bound ? held : free).push_back(k);
+      if (at_bound) held_lipschitz += f.lipschitz()[static_cast<std::size_t>(block[k])];
     }
-    Matrix h(n, n);
-    f.hessian(block, view(h));
-    Vector metric = held_lipschitz > 0.0 ? Vector(slope / held_lipschitz) : Vector::Zero(n);
+    if (held_lipschitz > 0.0)
+      for (const std::size_t k : held) metric[k] /= held_lipschitz;
+    Matrix h(block.size());
+    f.hessian(block, h.view());
+    const Vector newton = h.part(free).pseudoinverse().times(detail::gather(metric, free));
     Vector p = metric;
-    if (!free.empty()) {
-      const auto count = static_cast<index_t>(free.size());
-      Matrix part(count, count);
-      Vector right(count);
-      for (index_t i = 0; i < count; ++i) {
-        const index_t row = free[static_cast<std::size_t>(i)];
-        right(i) = metric(row) = slope(row);
-        for (index_t j = 0; j < count; ++j) part(i, j) = h(row, free[static_cast<std::size_t>(j)]);
-      }
-      const Vector step = solve_detail::Pseudoinverse<Matrix>(part).times(right);
-      for (index_t i = 0; i < count; ++i) p(free[static_cast<std::size_t>(i)]) = step(i);
-    }
-    const auto moved = [&](double alpha) { return Vector((x - alpha * p).cwiseMax(0.0) - x); };
-    // The slope is that of the published code: the scaled gradient of what is held, not the gradient.
-    return moved(interpolating_line_search(f.value(), -metric.dot(p),
-                                           [&](double alpha) { return value_after(f, block, moved(alpha)); }));
+    for (std::size_t k = 0; k < free.size(); ++k) p[free[k]] = newton[k];
+    const auto moved = [&](double alpha) {
+      Vector d = x;
+      for (std::size_t k = 0; k < d.size(); ++k) d[k] = std::max(x[k] - alpha * p[k], 0.0) - x[k];
+      return d;
+    };
+    // The slope is that of the published code: with the scaled gradient of what is held.
+    const auto along = [&](double alpha) { return f.value_after(block, moved(alpha)); };
+    return moved(interpolating_line_search(f.value(), -detail::dot(metric, p), along));
   }
 
   BlockUpdate kind_;
   std::map<std::vector<index_t>, Bound> bounds_;
-  index_t kept_ = 0;  // coordinates in bounds_
+  std::size_t kept_ = 0;  // coordinates in bounds_
   std::vector<double> constants_;
   MessagePassing messages_;
 };
 
-}  // namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI
+}  // namespace blockpack::inline BLOCKPACK_ABI
