@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <set>
 #include <stop_token>
@@ -125,6 +127,34 @@ TEST_CASE("rules, partitions and updates rank as published", "[solve]") {
   CHECK(hb < any_gsd);
   CHECK(run(variable(BlockRule::gsq), BlockUpdate::matrix) < any_gsd);
   CHECK(run(fixed(Partition::sort, BlockRule::gsq), BlockUpdate::matrix) < gsl);
+}
+
+TEST_CASE("the table of docs/solve.md", "[.][solve_table]") {
+  if (std::getenv("BLOCKPACK_TABLE") == nullptr) return;  // a measurement, not a test
+  const DesignProblem p = design_problem(1000, 10000, 1);
+  const auto run = [&](const char* name, const Select& select, BlockUpdate update) {
+    LeastSquares f(p.a(), p.targets);
+    const std::vector<double> values =
+        block_descent(f, select, BlockUpdater(update), {.iterations = 500, .record_blocks = false}).values;
+    std::printf("| %s | %.3g | %.3g | %.3g |\n", name, values[0], values[100], values[500]);
+  };
+  const LeastSquares f(p.a(), p.targets);
+  const auto fixed = [&](Partition kind, BlockRule rule) -> Select {
+    return FixedBlocks(make_partition(kind, f.lipschitz(), 20), rule);
+  };
+  using enum BlockUpdate;
+  run("fixed, sort, `random`, `lipschitz`", fixed(Partition::sort, BlockRule::random), lipschitz);
+  run("fixed, sort, `cyclic`, `lipschitz`", fixed(Partition::sort, BlockRule::cyclic), lipschitz);
+  run("fixed, sort, `gs`, `lipschitz`", fixed(Partition::sort, BlockRule::gs), lipschitz);
+  run("fixed, order, `gsl`, `lipschitz`", fixed(Partition::order, BlockRule::gsl), lipschitz);
+  run("fixed, average, `gsl`, `lipschitz`", fixed(Partition::average, BlockRule::gsl), lipschitz);
+  run("fixed, sort, `gsl`, `lipschitz`", fixed(Partition::sort, BlockRule::gsl), lipschitz);
+  run("fixed, sort, `gsl`, `backtracking`", fixed(Partition::sort, BlockRule::gsl), backtracking);
+  run("variable, `gs`, `lipschitz`", VariableBlocks(20, BlockRule::gs), lipschitz);
+  run("variable, `gsd`, `lipschitz`", VariableBlocks(20, BlockRule::gsd), lipschitz);
+  run("fixed, sort, `gsq`, `matrix`", fixed(Partition::sort, BlockRule::gsq), matrix);
+  run("variable, `gsd`, `matrix`", VariableBlocks(20, BlockRule::gsd), matrix);
+  run("variable, `gsq`, `matrix`", VariableBlocks(20, BlockRule::gsq), matrix);
 }
 
 TEST_CASE("an L1 problem is identified in finitely many steps and then finished by Newton blocks", "[solve]") {
@@ -292,7 +322,7 @@ TEST_CASE("a descent ends when its observer or its stop token says so", "[solve]
   CHECK(trace.values.size() == 3);
   std::stop_source source;
   source.request_stop();
-  DescentOptions options;
+  BlockDescentOptions options;
   options.execution.stop = source.get_token();
   const auto all = [&] {
     block_descent(f, VariableBlocks(2, BlockRule::gs), BlockUpdater(BlockUpdate::matrix), options);

@@ -22,7 +22,7 @@
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
-struct DescentOptions {
+struct BlockDescentOptions {
   index_t iterations = 500;
   bool record_blocks = true;
   Execution execution = {};  ///< progress and stop; steps run on the calling thread
@@ -40,7 +40,7 @@ struct DescentTrace {
 template <class F, class Select, class Update, class Observe>
 requires std::invocable<Select&, const F&> && std::invocable<Update&, F&, Coordinates> &&
     std::predicate<Observe&, const F&, Coordinates>
-        DescentTrace block_descent(F& f, Select&& select, Update&& update, const DescentOptions& options,
+        DescentTrace block_descent(F& f, Select&& select, Update&& update, const BlockDescentOptions& options,
                                    Observe&& observe) {
   if (options.iterations < 0) throw ValueError("block_descent: iterations must not be negative");
   DescentTrace trace;
@@ -58,7 +58,7 @@ requires std::invocable<Select&, const F&> && std::invocable<Update&, F&, Coordi
   return trace;
 }
 template <class F, class Select, class Update>
-DescentTrace block_descent(F& f, Select&& select, Update&& update, const DescentOptions& options = {}) {
+DescentTrace block_descent(F& f, Select&& select, Update&& update, const BlockDescentOptions& options = {}) {
   return block_descent(f, select, update, options, [](const F&, Coordinates) { return false; });
 }
 
