@@ -8,11 +8,13 @@
 #include <functional>
 #include <set>
 #include <stop_token>
+#include <string>
 #include <tuple>
 #include <vector>
 
 #include "blockpack/solve.hpp"
 #include "support/catch.hpp"
+#include "support/golden.hpp"
 
 using namespace blockpack;
 
@@ -368,4 +370,23 @@ TEST_CASE("a line search interpolates, halves what is no number and ends without
   const double t = interpolating_line_search(1.0, -1.0, steep);
   CHECK(t > 0.0);
   CHECK(steep(t) < 1.0);
+}
+
+TEST_CASE("the program of docs/solve.md is this one", "[solve]") {
+  const DesignProblem p = design_problem(30, 40, 1);
+  const MatrixView<const double> a = p.a();
+  const std::vector<double>& b = p.targets;
+  // clang-format off
+LeastSquares f(a, b, {.l1 = 2.0, .nonnegative = true});  // 1/2 ||A x - b||² + 2 Σ x, x >= 0
+const DescentTrace trace = block_descent(f, VariableBlocks(20, BlockRule::proximal), BlockUpdater(BlockUpdate::matrix),
+                                         {.iterations = 100},
+                                         [](const LeastSquares& at, Coordinates) { return optimality(at) < 1e-6; });
+const ActiveSet zeros = active_set(f);  // what the penalty holds at 0, and how firmly
+  // clang-format on
+  CHECK(trace.values.size() < 101);
+  CHECK(zeros.delta > 0.0);
+  const std::string source = test::read_file(std::string(BLOCKPACK_SOURCE_DIR) + "/tests/solve/descent_test.cpp");
+  const std::string page = test::read_file(std::string(BLOCKPACK_SOURCE_DIR) + "/docs/solve.md"), fence = "```cpp\n";
+  const std::size_t at = page.find(fence) + fence.size();
+  CHECK(source.find(page.substr(at, page.find("```", at) - at)) != std::string::npos);
 }
