@@ -268,10 +268,12 @@ class VariableBlocks {
       case BlockRule::gsq:
         threshold(f);
         break;
-      default:
-        take_largest(coordinate_scores_(f, rule_));
+      default: {
+        const std::span<const double> scores = coordinate_scores_(f, rule_);
+        take_largest(scores);
         score_ = 0.0;
-        for (const index_t i : block_) score_ += scores_[static_cast<std::size_t>(i)];
+        for (const index_t i : block_) score_ += scores[static_cast<std::size_t>(i)];
+      }
     }
     std::sort(block_.begin(), block_.end());
     return block_;
@@ -282,7 +284,6 @@ class VariableBlocks {
 
  private:
   void take_largest(std::span<const double> scores) {
-    scores_ = scores;
     block_.resize(scores.size());
     std::iota(block_.begin(), block_.end(), index_t{0});
     std::nth_element(block_.begin(), block_.begin() + block_size_ - 1, block_.end(), [&](index_t i, index_t j) {
@@ -324,7 +325,6 @@ class VariableBlocks {
   double score_ = 0.0;
   double largest_ = -1.0;  // eigenvalue of the bound
   std::vector<index_t> order_, block_;
-  std::span<const double> scores_;
   detail::CoordinateScores coordinate_scores_;
 };
 
