@@ -6,6 +6,7 @@
 
 #include "blockpack/core/random.hpp"
 #include "blockpack/quant/rounding.hpp"
+#include "blockpack/solve/adam.hpp"
 #include "quant/hessian.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -68,8 +69,7 @@ double DiscQuant::step(const LayerGradients& gradients, const Execution& how) {
   const auto decay = static_cast<float>(options_.weight_decay);
   const auto scale = static_cast<float>(delta2_ > 0.0 ? options_.rho / delta2_ : 0.0);
   const auto clamp = static_cast<float>(options_.clamp);
-  const auto correction1 = static_cast<float>(1.0 - std::pow(0.9, step_ + 1));
-  const auto correction2 = static_cast<float>(1.0 - std::pow(0.999, step_ + 1));
+  const Adam<float> adam({.learning_rate = options_.learning_rate * warmed, .epsilon = 1e-8}, step_ + 1);
 
   std::vector<AlignedBuffer<float>> memory;
   std::vector<MatrixView<const float>> weights;
@@ -90,12 +90,8 @@ double DiscQuant::step(const LayerGradients& gradients, const Execution& how) {
         const float c = 2.0f * interpolate(s.w(r, j), s.down[k], s.up[k]) - 1.0f;
         const float pull = scale * (s.gradient[k] * (s.up[k] - s.down[k]));
         const float g = std::clamp(pull, -clamp, clamp) - linear * c;
-        float& m = s.first_moment[k];
-        float& v = s.second_moment[k];
-        m = 0.9f * m + 0.1f * g;
-        v = 0.999f * v + 0.001f * g * g;
-        const float decayed = s.x[k] - rate * decay * s.x[k];
-        const float moved = decayed - rate * (m / correction1) / (std::sqrt(v / correction2) + 1e-8f);
+        float moved = s.x[k] - rate * decay * s.x[k];
+        adam.update(g, moved, s.first_moment[k], s.second_moment[k]);
         s.x[k] = std::clamp(moved, 0.0f, 1.0f);
         s.gradient[k] = g;
       }

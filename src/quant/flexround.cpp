@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "blockpack/quant/rounding.hpp"
+#include "blockpack/solve/adam.hpp"
 #include "quant/hessian.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -19,23 +20,12 @@ bool covers(const Grid& grid, float u) {
          u <= high + 0.5f * (high - grid.neighbour_unit(high, -1));
 }
 
-/// Adam's step for one parameter; betas 0.9 and 0.999. `correction` holds 1 - beta^t of both.
-struct Adam {
-  float rate;
-  float correction1, correction2;
-
-  Adam(double learning_rate, int iteration, int iterations)
-      : rate(static_cast<float>(0.5 * learning_rate *
-                                (1.0 + std::cos(std::numbers::pi * iteration / static_cast<double>(iterations))))),
-        correction1(static_cast<float>(1.0 - std::pow(0.9, iteration + 1))),
-        correction2(static_cast<float>(1.0 - std::pow(0.999, iteration + 1))) {}
-
-  void update(float g, float& parameter, float& m, float& v) const {
-    m = 0.9f * m + 0.1f * g;
-    v = 0.999f * v + 0.001f * g * g;
-    parameter -= rate * (m / correction1) / (std::sqrt(v / correction2) + 1e-12f);
-  }
-};
+/// Adam's step of an iteration, counted from 0; the learning rate falls along a cosine.
+Adam<float> adam_step(double learning_rate, int iteration, int iterations) {
+  const double falling =
+      0.5 * learning_rate * (1.0 + std::cos(std::numbers::pi * iteration / static_cast<double>(iterations)));
+  return {{.learning_rate = falling, .epsilon = 1e-12}, iteration + 1};
+}
 
 /// A parameter with its moments.
 struct Learned {
@@ -132,7 +122,7 @@ void flexround(MatrixView<const float> w, const GramMatrix& h, WeightGrids& grid
         for (index_t j = 0; j < n; ++j) d(r, j) -= w(first + r, j);
       });
       product.apply(d, g, step);
-      const Adam adam(options.learning_rate, iteration, options.iterations);
+      const Adam<float> adam = adam_step(options.learning_rate, iteration, options.iterations);
       parallel_for(step, count, [&](index_t r) {
         const auto row = static_cast<std::size_t>(r);
         double loss = 0.0;
