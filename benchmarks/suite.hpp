@@ -48,6 +48,7 @@ void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options
 void add_codec_rows(Suite& suite, const Contestants& contestants, const Options& options);
 void add_entropy_rows(Suite& suite, const Options& options);
 void add_rounding_rows(Suite& suite, const Options& options);
+void add_pruning_rows(Suite& suite, const Options& options);
 void add_model_rows(Suite& suite, const Options& options);
 
 }  // namespace bench
