@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Masks of float scores through the kernels of the active level.
 
+#include <algorithm>
 #include <bit>
+#include <functional>
+#include <vector>
 
 #include "blockpack/sparse/mask.hpp"
 #include "kernels/table.hpp"
@@ -9,11 +12,17 @@
 namespace blockpack::inline BLOCKPACK_ABI::detail {
 namespace {
 
-/// Scores that stay in the second-level cache: above, one partial sort beats many passes.
-constexpr index_t kManyPasses = 1 << 17;
+/// From here on a sample says where to begin: it costs less than the passes it saves.
+constexpr index_t kSampleFrom = 1 << 15;
+constexpr index_t kSample = 1 << 10;
 
 /// Floats in the order of integers, -0 below 0.
 float of_key(std::int32_t key) noexcept { return std::bit_cast<float>(key >= 0 ? key : (key ^ 0x7fffffff)); }
+
+std::int32_t key_of(float v) noexcept {
+  const auto bits = std::bit_cast<std::int32_t>(v);
+  return bits >= 0 ? bits : (bits ^ 0x7fffffff);
+}
 
 }  // namespace
 
@@ -29,16 +38,28 @@ void keep_in_groups(const float* scores, index_t n, index_t keep, index_t of, st
 }
 
 void keep_largest(const float* scores, index_t n, index_t count, std::uint64_t* words) {
-  if (count <= 0 || count >= n || n > kManyPasses) return keep_largest_reference(scores, n, count, words);
+  if (count <= 0 || count >= n) return keep_largest_reference(scores, n, count, words);
   const kernels::SelectKernels& k = kernels::active().select;
   const auto size = static_cast<std::size_t>(n), wanted = static_cast<std::size_t>(count);
   // The largest threshold that `count` scores reach, by bisection over all floats: at least `wanted` reach `low`, fewer
   // reach `high`.
   std::int32_t low = static_cast<std::int32_t>(0xff800000u ^ 0x7fffffffu);  // the key of -infinity
   std::int32_t high = 0x7f800001;
+  const auto reached_by = [&](std::int32_t key) { return k.count_reaching.fn(scores, size, of_key(key)); };
+  if (n >= kSampleFrom) {
+    std::vector<float> sample;
+    for (index_t j = 0; j < kSample; ++j) sample.push_back(scores[j * (n / kSample)]);
+    std::sort(sample.begin(), sample.end(), std::greater<>());
+    // About five standard deviations to both sides.
+    const index_t place = count / ceil_div(n, kSample), margin = 80;
+    const std::int32_t below = key_of(sample[static_cast<std::size_t>(std::min(kSample - 1, place + margin))]);
+    const std::int32_t above = key_of(sample[static_cast<std::size_t>(std::max(index_t{0}, place - margin))]);
+    if (reached_by(below) >= wanted) low = below;
+    if (reached_by(above) < wanted) high = above;
+  }
   while (high - std::int64_t{low} > 1) {
     const auto middle = static_cast<std::int32_t>(low + (high - std::int64_t{low}) / 2);
-    const std::size_t reached = k.count_reaching.fn(scores, size, of_key(middle));
+    const std::size_t reached = reached_by(middle);
     (reached >= wanted ? low : high) = middle;
     if (reached == wanted) break;
   }

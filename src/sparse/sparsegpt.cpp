@@ -131,25 +131,25 @@ class Pruner {
           }
           return nan;
         });
-    for_rows([&](index_t i) {
-      for (index_t k = 0; k < width; ++k)
-        if (kept(i, k)) report_.mask.set(i, first + k);
-    });
+    for_rows([&](index_t i) { report_.mask.keep_columns(i, first, width, kept.row_words(i).data()); });
   }
 
   /// One step of rows [first, first + panel.rows()), whose mask is known but for groups.
   void prune_step(MatrixView<T> panel, index_t first, index_t bottom, index_t top);
 
-  /// The bits of a row's columns at [bottom, top), bit s for position bottom + s.
+  /// The bits of a row's columns at [bottom, top), at most 64: bit s for position bottom + s, the last column first.
   std::uint64_t kept_bits(index_t row, index_t bottom, index_t top) const {
-    std::uint64_t bits = 0;
-    for (index_t p = bottom; p < top; ++p)
-      bits |= static_cast<std::uint64_t>(report_.mask(row, w_.cols() - 1 - p)) << (p - bottom);
-    return bits;
+    return reversed(report_.mask.columns_from(row, w_.cols() - top)) >> (64 - (top - bottom));
   }
   void set_kept_bits(index_t row, index_t bottom, index_t top, std::uint64_t bits) {
-    for (index_t p = bottom; p < top; ++p)
-      if ((bits >> (p - bottom) & 1) != 0) report_.mask.set(row, w_.cols() - 1 - p);
+    const std::uint64_t natural = reversed(bits << (64 - (top - bottom)));
+    report_.mask.keep_columns(row, w_.cols() - top, top - bottom, &natural);
+  }
+  static std::uint64_t reversed(std::uint64_t v) noexcept {
+    constexpr std::uint64_t kPairs[] = {0x5555555555555555, 0x3333333333333333, 0x0f0f0f0f0f0f0f0f,
+                                        0x00ff00ff00ff00ff, 0x0000ffff0000ffff, 0x00000000ffffffff};
+    for (int k = 0; k < 6; ++k) v = (v & kPairs[k]) << (1 << k) | (v >> (1 << k) & kPairs[k]);
+    return v;
   }
 
   SparseGptReport report_;
@@ -250,6 +250,7 @@ SparseGptReport prune(MatrixView<const T> w, const GramMatrix& h, const MaskPatt
   if (pattern.scope == MaskScope::group && pattern.of > quant::kStep)
     throw ValueError("sparsegpt: of = " + std::to_string(pattern.of) + ", at most " + std::to_string(quant::kStep) +
                      " needed");
+  if (w.empty()) return {Mask(w.shape()), 0.0, options.damping};
   return Pruner<T>(w, h, pattern, q, options, grids, how).run();
 }
 

@@ -138,6 +138,24 @@ class Mask {
     return std::span(words_).subspan(static_cast<std::size_t>(i * words_per_row_),
                                      static_cast<std::size_t>(words_per_row_));
   }
+  /// Also keeps the columns first + k of a row whose bit k is set, for k < n; bits[k / 64] holds bit k.
+  void keep_columns(index_t row, index_t first, index_t n, const std::uint64_t* bits) noexcept {
+    std::uint64_t* to = row_words(row).data() + first / kWordBits;
+    const index_t shift = first % kWordBits;
+    for (index_t k = 0; k < n; k += kWordBits, ++bits, ++to) {
+      const std::uint64_t word = n - k < kWordBits ? *bits & ((std::uint64_t{1} << (n - k)) - 1) : *bits;
+      to[0] |= word << shift;
+      if (shift > 0 && (word >> (kWordBits - shift)) != 0) to[1] |= word >> (kWordBits - shift);
+    }
+  }
+  /// The bits of 64 columns from `first` on, 0 for those past the last one.
+  std::uint64_t columns_from(index_t row, index_t first) const noexcept {
+    const std::span<const std::uint64_t> from = row_words(row);
+    const auto w = static_cast<std::size_t>(first / kWordBits);
+    const index_t shift = first % kWordBits;
+    const std::uint64_t low = from[w] >> shift;
+    return shift == 0 || w + 1 == from.size() ? low : low | from[w + 1] << (kWordBits - shift);
+  }
   std::size_t memory_bytes() const noexcept { return words_.size() * sizeof(std::uint64_t); }
 
   // Statistics.
@@ -382,19 +400,25 @@ Mask select_rows(const char* function, MatrixShape shape, const MaskPattern& pat
       for (index_t i = block_row * pattern.block.rows; i < std::min(shape.rows, (block_row + 1) * pattern.block.rows);
            ++i) {
         checked_scores<T>(function, row_scores, i, scores);
-        for (index_t j = 0; j < shape.cols; ++j) {
-          const double s = std::fabs(static_cast<double>(scores[static_cast<std::size_t>(j)]));
-          sum[j / pattern.block.cols] += pattern.sum_of_magnitudes ? s : s * s;
-        }
+        for (index_t b = 0; b < blocks.cols; ++b)
+          for (index_t j = b * pattern.block.cols; j < std::min(shape.cols, (b + 1) * pattern.block.cols); ++j) {
+            const double score = std::fabs(static_cast<double>(scores[static_cast<std::size_t>(j)]));
+            sum[b] += pattern.sum_of_magnitudes ? score : score * score;
+          }
       }
     });
     MaskPattern of_blocks = pattern;
     of_blocks.scope = pattern.per_block_row ? MaskScope::row : MaskScope::layer;
     const MatrixView<const double> block_scores(sums.data(), blocks.rows, blocks.cols);
     const Mask kept = select_rows<double>(function, blocks, of_blocks, how, StoredScores<double>{block_scores});
-    for (index_t i = 0; i < shape.rows; ++i)
+    parallel_for(how, blocks.rows, [&](index_t block_row) {
+      const index_t first = block_row * pattern.block.rows;
+      const std::span<std::uint64_t> words = mask.row_words(first);
       for (index_t j = 0; j < shape.cols; ++j)
-        if (kept(i / pattern.block.rows, j / pattern.block.cols)) mask.set(i, j);
+        if (kept(block_row, j / pattern.block.cols)) set_bit(words.data(), j);
+      for (index_t i = first + 1; i < std::min(shape.rows, first + pattern.block.rows); ++i)
+        std::copy(words.begin(), words.end(), mask.row_words(i).begin());
+    });
     return mask;
   }
   const bool by_column = pattern.scope == MaskScope::column;
@@ -418,12 +442,13 @@ Mask select_rows(const char* function, MatrixShape shape, const MaskPattern& pat
         if (turned(j, i)) mask.set(i, j);
     return mask;
   }
-  const index_t n = shape.rows * shape.cols;
-  std::vector<std::uint64_t> words(static_cast<std::size_t>(ceil_div(n, index_t{64})));
-  keep_largest(scores.data(), n, pattern.kept_of(n), words.data());
-  for (index_t i = 0, k = 0; i < shape.rows; ++i)
-    for (index_t j = 0; j < shape.cols; ++j, ++k)
-      if ((words[static_cast<std::size_t>(k / 64)] >> (k % 64) & 1) != 0) mask.set(i, j);
+  Mask flat({1, shape.rows * shape.cols});  // the matrix as one row
+  keep_largest(scores.data(), flat.cols(), pattern.kept_of(flat.cols()), flat.row_words(0).data());
+  for (index_t i = 0; i < shape.rows; ++i)
+    for (index_t j = 0; j < shape.cols; j += Mask::kWordBits) {
+      const std::uint64_t bits = flat.columns_from(0, i * shape.cols + j);
+      mask.keep_columns(i, j, std::min(Mask::kWordBits, shape.cols - j), &bits);
+    }
   return mask;
 }
 
