@@ -132,6 +132,7 @@ int run(int argc, char** argv) {
   bench::add_entropy_rows(suite, options);
   bench::add_rounding_rows(suite, options);
   bench::add_solve_rows(suite, options);
+  bench::add_pruning_rows(suite, options);
   bench::add_model_rows(suite, options);
   if (list) return suite.list(filter);
 

@@ -6,21 +6,19 @@
 // float32 matrices [n, n], the layer and XᵀX aside.
 #include <cmath>
 #include <fstream>
-#include <memory>
+#include <exception>
 #include <string>
 #include <vector>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
-#include "blockpack/core/dense.hpp"
-#include "blockpack/core/random.hpp"
 #include "blockpack/quant/awq.hpp"
 #include "blockpack/quant/hsic.hpp"
 #include "blockpack/quant/ksort.hpp"
 #include "blockpack/quant/ptq161.hpp"
 #include "blockpack/quant/rounding.hpp"
-#include "large_buffer.hpp"
+#include "layer.hpp"
 #include "stopwatch.hpp"
 #include "suite.hpp"
 
@@ -28,50 +26,6 @@ namespace bench {
 namespace {
 
 using blockpack::index_t;
-
-/// A layer of n x n with calibration statistics, and the rate of our float32 product on it.
-struct Layer {
-  static constexpr index_t kTokens = 512;
-  index_t n;
-  LargeBuffer<float> w, q, x;
-  blockpack::GramMatrix h;
-  double product_rate = 0;  ///< operations a second
-
-  Layer(index_t size, int threads, std::uint64_t seed) : n(size), w(n * n), q(n * n), x(kTokens * n), h(n) {
-    blockpack::fill_weights({w.data(), n, n}, seed);
-    blockpack::fill_normal({x.data(), static_cast<std::size_t>(kTokens * n)}, seed);
-    h.add({x.data(), kTokens, n});
-    blockpack::ApplyOptions how;
-    how.execution.threads = threads;
-    how.activations = blockpack::Activations::f32;
-    const auto dense = blockpack::Dense<float>::encode(blockpack::MatrixView<const float>(w.data(), n, n), {}, {},
-                                                       blockpack::PackPolicy::ahead());
-    const blockpack::MatrixView<const float> tokens(w.data(), n, n);
-    const blockpack::MatrixView<float> y(q.data(), n, n);
-    dense.apply(tokens, y, how);
-    const Stopwatch watch(threads);
-    dense.apply(tokens, y, how);
-    const double seconds = watch.seconds();
-    const auto size_of = static_cast<double>(n);
-    product_rate = 2.0 * size_of * size_of * size_of / seconds;
-  }
-
-  blockpack::MatrixView<const float> weights() const { return {w.data(), n, n}; }
-  blockpack::MatrixView<const float> inputs() const { return {x.data(), kTokens, n}; }
-  blockpack::MatrixView<float> chosen() { return {q.data(), n, n}; }
-};
-
-/// The layer of the newest rows.
-Layer& layer_of(index_t n, int threads, std::uint64_t seed) {
-  static std::unique_ptr<Layer> layer;
-  static int layer_threads = 0;
-  if (layer == nullptr || layer->n != n || layer_threads != threads) {
-    layer.reset();
-    layer = std::make_unique<Layer>(n, threads, seed);
-    layer_threads = threads;
-  }
-  return *layer;
-}
 
 /// A number of /proc/self/status in bytes; 0 where there is none.
 double process_bytes(const char* key) {
@@ -96,7 +50,7 @@ double peak_bytes(const F& call) {
 /// Something that is fitted to a layer, and how many operations its large products have.
 struct FitRow {
   const char* name;
-  void (*fit)(Layer&, const blockpack::Execution&);
+  void (*fit)(const Layer&, const blockpack::Execution&);
   double cubes;    ///< of n³
   double squares;  ///< of tokens * n²
   index_t sizes[2];
@@ -105,15 +59,14 @@ struct FitRow {
 void fit_row(benchmark::State& state, const FitRow& row, index_t n, int threads, std::uint64_t seed) {
   try {
     const PinThreads pin(threads);
-    Layer& layer = layer_of(n, threads, seed);
+    const Layer& layer = Layer::shared(n, threads, seed);
     blockpack::Execution how;
     how.threads = threads;
     const double bytes = peak_bytes([&] { row.fit(layer, how); });
     const double seconds = time_calls(state, threads, 0, [&] { row.fit(layer, how); });
     const auto size = static_cast<double>(n);
     const double operations = size * size * (row.cubes * size + row.squares * static_cast<double>(Layer::kTokens));
-    if (operations > 0) state.counters["GOPS"] = operations / seconds * 1e-9;
-    if (row.cubes > 0) state.counters["limit_fraction"] = operations / layer.product_rate / seconds;
+    if (operations > 0) layer.count(state, operations, seconds);
     state.counters["peak_matrices"] = bytes / (4 * size * size);
   } catch (const std::exception& e) {
     state.SkipWithError(e.what());
@@ -125,49 +78,49 @@ using blockpack::GroupInt;
 constexpr GroupInt kFormat{.bits = 4, .group_size = 32};
 constexpr int kSteps = 20;  // of what takes hundreds
 
-blockpack::FormatGrids<GroupInt> grids_of(const Layer& layer) { return {kFormat, {layer.n, layer.n}}; }
+blockpack::FormatGrids<GroupInt> grids_of(const Layer& layer) { return {kFormat, {layer.size(), layer.size()}}; }
 
-void fit_gptq(Layer& layer, const blockpack::Execution& how) {
+void fit_gptq(const Layer& layer, const blockpack::Execution& how) {
   auto grids = grids_of(layer);
-  blockpack::gptq(layer.weights(), layer.h, grids, layer.chosen(), {}, how);
+  blockpack::gptq(layer.weights(), layer.gram(), grids, layer.result(), {}, how);
 }
-void fit_flexround(Layer& layer, const blockpack::Execution& how) {
+void fit_flexround(const Layer& layer, const blockpack::Execution& how) {
   auto grids = grids_of(layer);
-  blockpack::flexround(layer.weights(), layer.h, grids, layer.chosen(), {.iterations = kSteps}, how);
+  blockpack::flexround(layer.weights(), layer.gram(), grids, layer.result(), {.iterations = kSteps}, how);
 }
-void fit_discquant(Layer& layer, const blockpack::Execution& how) {
+void fit_discquant(const Layer& layer, const blockpack::Execution& how) {
   auto grids = grids_of(layer);
   blockpack::DiscQuantOptions options = blockpack::layer_form_options();
   options.steps = kSteps;
-  blockpack::discquant(layer.weights(), layer.h, grids, layer.chosen(), options, how);
+  blockpack::discquant(layer.weights(), layer.gram(), grids, layer.result(), options, how);
 }
-void fit_awq(Layer& layer, const blockpack::Execution& how) {
+void fit_awq(const Layer& layer, const blockpack::Execution& how) {
   blockpack::EncodeOptions options;
   options.execution = how;
-  blockpack::round_awq(kFormat, layer.weights(), layer.h, {.steps = kSteps}, {0}, options);
+  blockpack::round_awq(kFormat, layer.weights(), layer.gram(), {.steps = kSteps}, {0}, options);
 }
-void fit_ptq161(Layer& layer, const blockpack::Execution& how) {
-  std::vector<float> statistic(static_cast<std::size_t>(layer.n));
+void fit_ptq161(const Layer& layer, const blockpack::Execution& how) {
+  std::vector<float> statistic(static_cast<std::size_t>(layer.size()));
   for (index_t t = 0; t < Layer::kTokens; ++t)
     for (std::size_t c = 0; c < statistic.size(); ++c)
       statistic[c] = std::max(statistic[c], std::fabs(layer.inputs().row(t)[c]));
   blockpack::Ptq161Layer fitted = blockpack::ptq161_start(layer.weights(), statistic);
   blockpack::ptq161_optimise(layer.weights(), layer.inputs(), fitted, {.alternations = 2, .steps = kSteps}, how);
 }
-void add_gram(Layer& layer, const blockpack::Execution& how) {
-  blockpack::GramMatrix h(layer.n);
+void add_gram(const Layer& layer, const blockpack::Execution& how) {
+  blockpack::GramMatrix h(layer.size());
   h.add(layer.inputs(), how);
 }
-void order_keys(Layer& layer, const blockpack::Execution&) {
+void order_keys(const Layer& layer, const blockpack::Execution&) {
   const auto order =
       blockpack::ksort_order(blockpack::ksort_statistic(layer.weights()), 128, blockpack::KSortMode::pairs);
-  blockpack::ksort_rows(order, layer.weights(), layer.chosen());
+  blockpack::ksort_rows(order, layer.weights(), layer.result());
 }
-void score_hsic(Layer& layer, const blockpack::Execution& how) {
-  blockpack::AlignedBuffer<double> x(Layer::kTokens * layer.n), y(Layer::kTokens * 8);
-  std::copy_n(layer.x.data(), x.size(), x.data());
-  std::copy_n(layer.x.data(), y.size(), y.data());
-  const blockpack::MatrixView<const double> view(x.data(), Layer::kTokens, layer.n);
+void score_hsic(const Layer& layer, const blockpack::Execution& how) {
+  blockpack::AlignedBuffer<double> x(Layer::kTokens * layer.size()), y(Layer::kTokens * 8);
+  std::copy_n(layer.inputs().data(), x.size(), x.data());
+  std::copy_n(layer.inputs().data(), y.size(), y.data());
+  const blockpack::MatrixView<const double> view(x.data(), Layer::kTokens, layer.size());
   blockpack::hsic_score(view, view, {y.data(), Layer::kTokens, 8}, {}, how);
 }
 

@@ -49,6 +49,7 @@ void add_codec_rows(Suite& suite, const Contestants& contestants, const Options&
 void add_entropy_rows(Suite& suite, const Options& options);
 void add_rounding_rows(Suite& suite, const Options& options);
 void add_solve_rows(Suite& suite, const Options& options);
+void add_pruning_rows(Suite& suite, const Options& options);
 void add_model_rows(Suite& suite, const Options& options);
 
 }  // namespace bench

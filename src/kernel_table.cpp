@@ -29,6 +29,7 @@ constexpr Step kSteps[] = {
        install_histogram_scalar(t.histogram, f);
        install_quant_scalar(t.quant, f);
        install_ggml_scalar(t.ggml, f);
+       install_select_scalar(t.select, f);
      }},
 #if defined(BLOCKPACK_WITH_AVX2)
     {Isa::avx2, 0,
@@ -40,6 +41,7 @@ constexpr Step kSteps[] = {
        install_histogram_avx2(t.histogram, f);
        install_quant_avx2(t.quant, f);
        install_ggml_avx2(t.ggml, f);
+       install_select_avx2(t.select, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512)
@@ -52,6 +54,7 @@ constexpr Step kSteps[] = {
        install_histogram_avx512(t.histogram, f);
        install_quant_avx512(t.quant, f);
        install_ggml_avx512(t.ggml, f);
+       install_select_avx512(t.select, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512VNNI)

@@ -13,6 +13,7 @@
 #include "kernels/histogram/histogram_kernels.hpp"
 #include "kernels/int8/int8_kernels.hpp"
 #include "kernels/quant/quant_kernels.hpp"
+#include "kernels/select/select_kernels.hpp"
 #include "kernels/slot.hpp"
 
 namespace blockpack::kernels {
@@ -28,6 +29,7 @@ struct KernelTable {
   HistogramKernels histogram;
   QuantKernels quant;
   GgmlKernels ggml;
+  SelectKernels select;
 };
 
 /// Calls visit("family", "kernel", slot) for every slot.
@@ -41,6 +43,7 @@ void visit_slots(const KernelTable& table, Visitor&& visit) {
   visit_slots(table.histogram, [&](const char* name, const auto& slot) { visit("histogram", name, slot); });
   visit_slots(table.quant, [&](const char* name, const auto& slot) { visit("quant", name, slot); });
   visit_slots(table.ggml, [&](const char* name, const auto& slot) { visit("ggml", name, slot); });
+  visit_slots(table.select, [&](const char* name, const auto& slot) { visit("select", name, slot); });
 }
 
 /// The table of a level with the features in use (those of the CPU less those BLOCKPACK_ISA switches off), built once.

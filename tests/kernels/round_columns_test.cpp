@@ -116,3 +116,65 @@ TEST_CASE("columns are rounded as Grid::nearest rounds and carry their errors on
     CHECK(got == errors);
   }
 }
+
+TEST_CASE("columns are kept as told, or the best of each group in its turn, the same on every level",
+          "[kernels][sparse]") {
+  const std::size_t keep = GENERATE(std::size_t{0}, 1, 2), of = GENERATE(std::size_t{0}, 2, 4, 7);  // 0: as told
+  const std::size_t rows = GENERATE(std::size_t{3}, 16), columns = of == 0 ? 17 : 63 / of * of - of + 1;
+  const bool rounded = GENERATE(false, true);
+  Random random(100 * of + 10 * keep + rows);
+  const std::vector<Grid> grids = row_grids(nullptr, false, random);
+  const kernels::RowGrids kernel = kernel_grids(grids);
+  std::vector<float> weights(rows * columns), updates(kRoundColumns * kRoundColumns);
+  for (float& w : weights) w = std::round(8.0f * random.normal()) / 4.0f;  // ties among them
+  for (float& u : updates) u = 0.2f * random.normal();
+  for (std::size_t s = 0; s < kRoundColumns; ++s) updates[s * kRoundColumns + s] = 0.5f;
+  std::vector<std::uint64_t> told(rows);
+  for (std::uint64_t& bits : told) bits = random() & ((std::uint64_t{1} << columns) - 1);
+
+  std::vector<float> errors = weights, chosen(weights.size());
+  std::vector<std::uint64_t> kept = told;
+  for (std::size_t r = 0; r < rows; ++r) {
+    float* row = &errors[r * columns];
+    if (of > 0) kept[r] = 0;
+    for (std::size_t s = columns; s-- > 0;) {
+      const float* update = &updates[s * kRoundColumns];
+      if (of > 0 && (columns - 1 - s) % of == 0)
+        for (std::size_t t = s + 1; t-- > (s + 1 < of ? 0 : s + 1 - of);) {
+          std::size_t better = 0;
+          for (std::size_t u = s + 1; u-- > (s + 1 < of ? 0 : s + 1 - of);)
+            better += std::abs(row[u]) > std::abs(row[t]) || (std::abs(row[u]) == std::abs(row[t]) && u > t) ? 1 : 0;
+          kept[r] |= static_cast<std::uint64_t>(better < keep) << t;
+        }
+      float value = rounded ? grids[r].nearest(row[s]) : row[s];
+      if ((kept[r] >> s & 1) == 0) value = 0.0f;
+      const float error = (value - row[s]) / update[s];
+      chosen[r * columns + s] = value;
+      row[s] = error;
+      for (std::size_t t = 0; t < s; ++t) {
+        volatile float product = error * update[t];  // not contracted
+        row[t] += product;
+      }
+    }
+  }
+  for (const Isa isa : levels_here()) {
+    CAPTURE(to_string(isa), keep, of, rows, columns, rounded);
+    std::vector<float> got = weights, got_chosen(weights.size());
+    std::vector<std::uint64_t> got_kept = told;
+    std::vector<const kernels::RowGrids*> column_grids(columns, &kernel);
+    kernels::RoundColumns p{};
+    p.values = got.data();
+    p.chosen = got_chosen.data();
+    p.values_stride = p.chosen_stride = p.columns = columns;
+    p.rows = rows;
+    p.updates = updates.data();
+    p.grids = rounded ? column_grids.data() : nullptr;
+    p.kept = got_kept.data();
+    p.keep = keep;
+    p.of = of;
+    kernels::table_for(isa).quant.round_columns.fn(p);
+    CHECK(got_kept == kept);
+    CHECK(got_chosen == chosen);
+    CHECK(got == errors);
+  }
+}

@@ -75,7 +75,10 @@ struct RowGrids {
 };
 
 /// Columns rounded one after the other, the last one first: q = the nearest value, e = (q - w) / updates[s][s], and
-/// w[t] += e * updates[s][t] for the columns t before s.
+/// w[t] += e * updates[s][t] for the columns t before s. With `kept`, q = 0 where the bit of the column is 0; with `of`
+/// the bits are written: from the last column on, of every `of` columns the `keep` of largest |w / updates[s][s]| as
+/// they are when the first of them has its turn, the later column of two that are equal. kRoundColumns columns at most
+/// stand for whole groups, but for those of the first columns.
 struct RoundColumns {
   float* values;  ///< [rows][columns]; weights, and errors e afterwards
   std::size_t values_stride;
@@ -84,10 +87,12 @@ struct RoundColumns {
   std::size_t rows;              ///< 1 … kRoundRows
   std::size_t columns;           ///< 1 … kRoundColumns
   const float* updates;          ///< [columns][kRoundColumns]
-  const RowGrids* const* grids;  ///< of each column
+  const RowGrids* const* grids;  ///< of each column; null: q = w
   const float* units;            ///< ascending, thresholds[i] <= u going to units[i + 1]; null: integers, ties to even
   const float* thresholds;
   std::size_t thresholds_count;
+  std::uint64_t* kept;  ///< of each row; bit s is column s; null: all are kept
+  std::size_t keep, of;
 };
 
 /// Columns and rows of a tile of XᵀX.

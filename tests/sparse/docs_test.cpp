@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The program of docs/sparsity.md, and the check that the page shows what is compiled here.
+
+#include <string>
+#include <vector>
+
+#include "blockpack/sparse.hpp"
+#include "support/catch.hpp"
+#include "support/golden.hpp"
+#include "support/random.hpp"
+
+using namespace blockpack;
+
+TEST_CASE("the program of the page on sparsity runs and is what the page shows", "[sparse]") {
+  const index_t in = 32;
+  const std::vector<float> w_values = test::random_weights(8, in, 1), x_values = test::random_normal(64 * in, 2);
+  std::vector<float> q_values = w_values;
+  const MatrixView<const float> w(w_values.data(), 8, in), x(x_values.data(), 64, in);
+  const MatrixView<float> q(q_values.data(), 8, in);
+  // clang-format off
+  GramMatrix h(in);  // XᵀX of the layer's inputs, batch by batch
+  h.add(x);
+  const Mask mask = prune_mask(w, wanda(h), MaskPattern::nm(2, 4));  // keep 2 of 4
+  mask.apply(q);                                                     // q holds w
+  const RefitReport refitted = refit(w, h, mask, q);                 // the least squares of what is kept
+  const SparseGptReport chosen = sparsegpt(w, h, MaskPattern::nm(2, 4), q);
+  // clang-format on
+  CHECK(refitted.loss_after < refitted.loss_before);
+  CHECK(chosen.mask.is_nm(2, 4));
+
+  const std::string page = test::read_file(std::string(BLOCKPACK_SOURCE_DIR) + "/docs/sparsity.md");
+  const std::string source = test::read_file(std::string(BLOCKPACK_SOURCE_DIR) + "/tests/sparse/docs_test.cpp");
+  const std::size_t at = page.find("```cpp\n") + 7;
+  const std::string shown = page.substr(at, page.find("```", at) - at);
+  CHECK(source.find(shown) != std::string::npos);
+}
