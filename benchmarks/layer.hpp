@@ -47,7 +47,8 @@ class Layer {
   }
 
  private:
-  Layer(index_t n, int threads, std::uint64_t seed) : n_(n), threads_(threads), w_(n * n), x_(kTokens * n), q_(n * n), h_(n) {
+  Layer(index_t n, int threads, std::uint64_t seed)
+      : n_(n), threads_(threads), w_(n * n), x_(kTokens * n), q_(n * n), h_(n) {
     blockpack::fill_weights({w_.data(), n, n}, seed);
     blockpack::fill_normal({x_.data(), static_cast<std::size_t>(kTokens * n)}, seed);
     h_.add(inputs());

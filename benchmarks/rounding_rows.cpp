@@ -5,8 +5,8 @@
 // product of the same size, measured before, over the time taken. peak_matrices is the memory taken on the way in
 // float32 matrices [n, n], the layer and XᵀX aside.
 #include <cmath>
-#include <fstream>
 #include <exception>
+#include <fstream>
 #include <string>
 #include <vector>
 #if defined(__GLIBC__)
