@@ -3,6 +3,8 @@
 // plain rounding.
 #include "../../examples/decoder/evaluate.hpp"
 
+#include <cmath>
+
 #include "blockpack/io/npy.hpp"
 #include "recipe/golden_models.hpp"
 #include "recipe/model_support.hpp"
@@ -99,6 +101,28 @@ TEST_CASE("bits per byte of the embedded model are the published ones", "[recipe
   for (const char* scheme : {"f32", "bf16", "int8-g128", "mxfp8-e4m3", "int4-g32", "mxfp4"}) {
     CAPTURE(scheme);
     CHECK(bits_of(scheme, Activations::automatic, 4) == Approx(bits_of(scheme, Activations::f32, 4)).margin(0.005));
+  }
+}
+
+TEST_CASE("every scheme gives the embedded model the same bits per byte on every level", "[recipe][slow]") {
+  const TemporaryFolder folder;
+  const auto text = example::read_bytes(kEmbeddedModel / "test.txt");
+  for (const ListedScheme& listed : Registry::standard().listed()) {
+    CAPTURE(listed.scheme);
+    compress_model(kEmbeddedModel / "model.safetensors", Recipe::parse(listed.scheme), folder / "model");
+    for (const Activations mode : {Activations::f32, Activations::automatic}) {
+      double lowest = INFINITY, highest = 0;
+      for (const Isa isa : levels_here()) {
+        ApplyOptions how;
+        how.activations = mode;
+        how.execution.isa = isa;
+        const double bits = example::evaluate(decoder_of(folder / "model"), text, 2, how).bits_per_byte;
+        lowest = std::min(lowest, bits);
+        highest = std::max(highest, bits);
+      }
+      CAPTURE(to_string(mode), lowest, highest);
+      CHECK(highest - lowest <= 1e-3);
+    }
   }
 }
 
