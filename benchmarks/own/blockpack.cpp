@@ -27,6 +27,12 @@ void add_blockpack(Contestants& all) {
                 : r.scheme == "bf16" ? make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r)
                                      : make_coded_product(r);
        }});
+  // One token whose activations are not rounded, where `automatic` rounds them.
+  all.implementations.push_back({"f32",
+                                 [](const std::string& scheme, index_t m, index_t, index_t, bool) {
+                                   return m == 1 && !structured(scheme) && scheme != "f32" && scheme != "bf16";
+                                 },
+                                 [](const Request& r) { return make_coded_product(r, blockpack::Activations::f32); }});
   // One int8 scale a token on both sides, as oneDNN's rows have it.
   all.implementations.push_back(
       {"int8_token",

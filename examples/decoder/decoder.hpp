@@ -162,11 +162,10 @@ class Decoder {
     const index_t tokens = x.rows(), attention = config_.heads * config_.head_dim,
                   shared = config_.kv_heads * config_.head_dim;
     Matrix h(tokens, config_.hidden), q(tokens, attention), k(tokens, shared), v(tokens, shared),
-        mixed(tokens, attention), up(tokens, config_.intermediate), inner(tokens, config_.intermediate);
-    ApplyOptions add_to_x = how, gated = how;
+        mixed(tokens, attention), inner(tokens, config_.intermediate);
+    ApplyOptions add_to_x = how, silu = how;
     add_to_x.epilogue.residual = x;
-    gated.epilogue.function = blockpack::EpilogueFunction::silu;
-    gated.epilogue.gate = up.view();
+    silu.epilogue.function = blockpack::EpilogueFunction::silu;
     for (std::size_t layer = 0; layer < norms_.input.size(); ++layer) {
       const auto linear = [&](Projection p) -> const AnyLinear& { return matrices_[DecoderConfig::place(layer, p)]; };
       norm(x, norms_.input[layer], h.view(), how);
@@ -176,8 +175,7 @@ class Decoder {
       attend(layer, q.view(), k.view(), v.view(), mixed.view());
       linear(Projection::o).apply(mixed.view(), x, add_to_x);
       norm(x, norms_.post[layer], h.view(), how);
-      linear(Projection::up).apply(h.view(), up.view(), how);
-      linear(Projection::gate).apply(h.view(), inner.view(), gated);
+      linear(Projection::gate).apply_gated(linear(Projection::up), h.view(), inner.view(), silu);
       linear(Projection::down).apply(inner.view(), x, add_to_x);
     }
   }

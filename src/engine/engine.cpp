@@ -59,6 +59,15 @@ class WidenedPanels final : public PanelSource {
   const kernels::DenseKernels& kernels_;
 };
 
+/// A product with packed weights, and with those of its gate, through panels that `args` say how to make.
+template <class Panels, class... Args>
+void multiply_panels(const Product& p, const PackedWeights& w, const Gate<PackedWeights>& gate, const Args&... args) {
+  const Panels panels(w, args...);
+  if (gate.product == nullptr) return multiply_blocks(p, panels);
+  const Panels gate_panels(*gate.weights, args...);
+  multiply_blocks(p, panels, {gate.product, &gate_panels});
+}
+
 /// Rows decoded and packed into scratch, once per call (once per 2048 tokens).
 class DecodedPanels final : public PanelSource {
  public:
@@ -129,7 +138,7 @@ index_t code_tokens(const CodeSpec& spec, Isa level, Activations mode) {
   if (table.codes.few_f32.fn == nullptr) return 0;
   // Tiles of bf16 beat integer dots. Dots of vectors do not: one makes 2 products a lane, one of VNNI 4.
   const bool tiles = table.dense.block_bf16.multiply.fn != nullptr && level != Isa::avx512vnni;
-  if (mode != Activations::int8 || tiles) return kCodeTokens;
+  if (mode != Activations::int8 || tiles || spec.element != CodeElement::integer) return kCodeTokens;
   // Sums in 16 bits beat the multiply-adds of the same registers where the values of codes are small. AVX-512 has
   // longer ones for the latter alone.
   const auto [lowest, highest] = std::minmax_element(spec.levels.begin(), spec.levels.end());
@@ -154,35 +163,34 @@ Activations resolve(Activations mode, double bits_per_weight, Isa level, bool co
   return bits_per_weight < 32.0 && has_bf16_dots ? Activations::bf16 : Activations::f32;
 }
 
-void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode, const ApplyOptions& how) {
+void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode, const ApplyOptions& how,
+            const PackedWeights* gate) {
   if (y.rows() == 0 || y.cols() == 0) return;
   if (mode == Activations::int8_token)
-    return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
+    return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how, gate);
   const kernels::DenseKernels& kernels = kernels::table_for(w.level()).dense;
   const bool bf16_weights = w.type() == WeightType::bf16;
   mode = resolve(mode, bf16_weights ? 16.0 : 32.0, w.level());
-  Product p{kernels, Path::f32, mode, x, y.cols(), x.cols(), y, how.epilogue, how.execution};
-
   const bool invariant = how.execution.batch_invariant;
-  const bool few = x.rows() <= engine::kFewTokens && p.k > 0;
+  bool few = x.rows() <= engine::kFewTokens && x.cols() > 0;
+  Path path = Path::f32;
   if (mode == Activations::bf16 && bf16_weights) {
     // Tiles take up to 16 tokens (8, if made of dots) in about the time of one; only what comes from memory gains by
     // four streams of dots.
     const bool tiles = kernels.block_bf16.multiply.fn != nullptr;
-    const bool by_tiles = tiles && (invariant || x.rows() > 1 || engine::stay_in_l2(WeightType::bf16, p.n, p.k));
-    if (few && !by_tiles && !invariant && kernels.few_f32_bf16_bf16.fn != nullptr) {
-      p.path = Path::bf16;
-      return engine::multiply_few(p, w);
-    }
-    if (tiles) {
-      p.path = Path::bf16;
-      return engine::multiply_blocks(p, engine::StoredPanels(w, p));
-    }
+    const bool by_tiles =
+        tiles && (invariant || x.rows() > 1 || engine::stay_in_l2(WeightType::bf16, y.cols(), x.cols()));
+    const bool by_dots = few && !by_tiles && !invariant && kernels.few_f32_bf16_bf16.fn != nullptr;
+    if (by_dots || tiles) path = Path::bf16;
+    if (tiles) few = by_dots;
   }
   // f32 kernels agree bit for bit for every number of tokens: batch_invariant needs nothing more.
-  if (few) return engine::multiply_few(p, w);
-  if (bf16_weights) return engine::multiply_blocks(p, engine::WidenedPanels(w, kernels));
-  engine::multiply_blocks(p, engine::StoredPanels(w, p));
+  const Product p{kernels, path, mode, x, y.cols(), x.cols(), y, how.epilogue, how.execution};
+  engine::with_gate(p, gate, [&](const Product& q, const engine::Gate<PackedWeights>& g) {
+    if (few) return engine::multiply_few(q, w, g);
+    if (path == Path::f32 && bf16_weights) return engine::multiply_panels<engine::WidenedPanels>(q, w, g, kernels);
+    engine::multiply_panels<engine::StoredPanels>(q, w, g, p);
+  });
 }
 
 void matmul(ActivationView x, const RowSource& w, ResultView y, Activations mode, const ApplyOptions& how) {

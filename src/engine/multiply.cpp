@@ -22,7 +22,7 @@ constexpr index_t kStreamBytes = index_t{1} << 20;
 
 }  // namespace
 
-bool plain_y(const Product& p) { return bias_alone(p) && p.y.rows() * p.n * 4 >= kStreamBytes; }
+bool plain_y(const Product& p) { return bias_alone(p) && !p.kept && p.y.rows() * p.n * 4 >= kStreamBytes; }
 
 bool bias_alone(const Product& p) {
   const Epilogue& e = p.epilogue;
@@ -42,7 +42,7 @@ void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_
   f.y_stride = f.y_is_bf16 ? p.y.as_bf16().row_stride() : p.y.f32().row_stride();
   f.y = f.y_is_bf16 ? static_cast<void*>(p.y.as_bf16().row_data(row) + col)
                     : static_cast<void*>(p.y.f32().row_data(row) + col);
-  f.stream = p.y.rows() * p.n * 4 >= kStreamBytes;
+  f.stream = !p.kept && p.y.rows() * p.n * 4 >= kStreamBytes;
   f.function = static_cast<int>(p.epilogue.function);
   if (!p.epilogue.token_scales.empty()) f.token_scales = p.epilogue.token_scales.data() + row;
   if (!p.epilogue.bias.empty()) f.bias = p.epilogue.bias.data() + col;
@@ -75,7 +75,7 @@ BlockPlan block_plan(const Product& p, const PanelSource& w, index_t tokens) {
   return plan;
 }
 
-void multiply_blocks(const Product& p, const PanelSource& w) {
+void multiply_blocks(const Product& p, const PanelSource& w, const Gate<PanelSource>& gate) {
   const kernels::BlockKernel& kernel = p.path == Path::f32 ? p.kernels.block_f32 : p.kernels.block_bf16;
   const index_t panels = ceil_div(p.n, kPanelColumns);
   const index_t weight_row_bytes = panel_row_bytes(p.path == Path::f32 ? WeightType::f32 : WeightType::bf16);
@@ -90,24 +90,25 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
     const bool in_place = one_step && w.scratch_per_panel == 0;
     // Prefetching weights that lie in L2 costs more than it brings.
     const bool in_l2 = stay_in_l2(p.path == Path::f32 ? WeightType::f32 : WeightType::bf16, p.n, p.k);
-    const bool can_write_y = kernel.writes_y && plan.tiles > 2 && p.k > 0 && plain_y(p);
+    const bool can_write_y = kernel.writes_y && plan.tiles > 2 && p.k > 0 && gate.product == nullptr && plain_y(p);
 
     const index_t panel_sums = plan.slice_tiles * plan.tile_rows * kPanelColumns;
     const index_t slice_sums = panel_sums * plan.slice_panels;
-    for_each_task(p, column_slices * (token_slices / slices_per_task), [&](index_t task) {
+    // `then`: the weights multiplied next by the same tokens, where they are not w's own.
+    const auto multiply = [&](const Product& q, const PanelSource& panels_of, const PanelSource* then, index_t task) {
       const index_t column_slice = task % column_slices;
       const index_t first_slice = task / column_slices * slices_per_task;
       const index_t panel0 = column_slice * plan.slice_panels;
       const index_t panel_count = std::min(plan.slice_panels, panels - panel0);
       const bool direct = can_write_y && (panel0 + panel_count) * kPanelColumns <= p.n;
-      auto scratch = AlignedBuffer<std::byte>::uninitialized(w.scratch_per_panel * panel_count);
+      auto scratch = AlignedBuffer<std::byte>::uninitialized(panels_of.scratch_per_panel * panel_count);
       auto sums = AlignedBuffer<float>::uninitialized(slice_sums * (one_step ? 1 : slices_per_task));
       // With K = 0 one round of no blocks leaves the sums at zero.
       if (p.k == 0) std::fill(sums.begin(), sums.end(), 0.0f);
       for (index_t step0 = 0; step0 == 0 || step0 < p.k; step0 += w.step) {
         const index_t step_end = one_step ? p.k : std::min(p.k, step0 + w.step);
         PanelBlock weights;
-        if (p.k > 0) weights = w.prepare(scratch.data(), panel0, panel_count, step0, step_end - step0);
+        if (p.k > 0) weights = panels_of.prepare(scratch.data(), panel0, panel_count, step0, step_end - step0);
         for (index_t s = 0; s < slices_per_task; ++s) {
           const index_t tile0 = (first_slice + s) * plan.slice_tiles;
           const index_t tile_count = std::min(plan.slice_tiles, plan.tiles - tile0);
@@ -137,10 +138,15 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
               b.next_x_bytes = tile_count * x.tile_bytes(next);
             } else if (in_place && !in_l2) {
               // What one thread multiplies next: the same tokens by the next columns, or the next tokens by the first.
-              const index_t next_panel = (panel0 + panel_count) % panels;
-              const index_t next_tile =
-                  next_panel > 0 ? tile0 : (tile0 + plan.slice_tiles) % (token_slices * plan.slice_tiles);
-              b.next_w = w.prepare(nullptr, next_panel, 1, 0, p.k).w;
+              const index_t next_panel = then != nullptr ? panel0 : (panel0 + panel_count) % panels;
+              const index_t next_tile = then != nullptr || next_panel > 0
+                                            ? tile0
+                                            : (tile0 + plan.slice_tiles) % (token_slices * plan.slice_tiles);
+              b.next_w = (then != nullptr           ? *then
+                          : gate.product != nullptr ? *gate.weights
+                                                    : w)
+                             .prepare(nullptr, next_panel, 1, 0, p.k)
+                             .w;
               b.next_x = x.block(0) + next_tile * x.tile_bytes(0);
               b.next_x_bytes = std::min(plan.slice_tiles, plan.tiles - next_tile) * x.tile_bytes(0);
             }
@@ -153,17 +159,21 @@ void multiply_blocks(const Product& p, const PanelSource& w) {
           }
           if (step_end == p.k && !direct) {
             const index_t col = panel0 * kPanelColumns;
-            finish(p, slice, kPanelColumns, panel_sums, first + row0, rows, col,
+            finish(q, slice, kPanelColumns, panel_sums, first + row0, rows, col,
                    std::min(p.n - col, panel_count * kPanelColumns));
           }
         }
         if (one_step) break;
       }
+    };
+    for_each_task(p, column_slices * (token_slices / slices_per_task), [&](index_t task) {
+      if (gate.product != nullptr) multiply(*gate.product, *gate.weights, &w, task);
+      multiply(p, w, nullptr, task);
     });
   }
 }
 
-void multiply_few(const Product& p, const PackedWeights& w) {
+void multiply_few(const Product& p, const PackedWeights& w, const Gate<PackedWeights>& gate) {
   const FewRows x = few_rows(p);
   const auto& slot = p.path == Path::bf16           ? p.kernels.few_f32_bf16_bf16
                      : w.type() == WeightType::bf16 ? p.kernels.few_f32_f32_bf16
@@ -172,7 +182,7 @@ void multiply_few(const Product& p, const PackedWeights& w) {
   const index_t panel_bytes = padded_depth(w.type(), p.k) * panel_row_bytes(w.type());
   constexpr index_t kPanelsPerTask = 8;
   const index_t per_task = panels <= 64 ? 4 : kPanelsPerTask;
-  for_each_task(p, ceil_div(panels, per_task), [&](index_t task) {
+  const auto multiply = [&](const Product& q, const PackedWeights& weights, index_t task) {
     const index_t panel0 = task * per_task;
     const index_t count = std::min(per_task, panels - panel0);
     alignas(64) float sums[kFewTokens * kPanelsPerTask * kPanelColumns];  // on the stack: a task may take a microsecond
@@ -180,7 +190,7 @@ void multiply_few(const Product& p, const PackedWeights& w) {
     f.x = x.data;
     f.x_stride = x.stride;
     f.tokens = p.x.rows();
-    f.w = w.data() + panel0 * panel_bytes;
+    f.w = weights.data() + panel0 * panel_bytes;
     f.w_panel_bytes = panel_bytes;
     f.panels = count;
     f.k = p.k;
@@ -188,7 +198,11 @@ void multiply_few(const Product& p, const PackedWeights& w) {
     f.sums_stride = count * kPanelColumns;
     slot.fn(f);
     const index_t col = panel0 * kPanelColumns;
-    finish(p, sums, f.sums_stride, kPanelColumns, 0, p.x.rows(), col, std::min(p.n - col, f.sums_stride));
+    finish(q, sums, f.sums_stride, kPanelColumns, 0, p.x.rows(), col, std::min(p.n - col, f.sums_stride));
+  };
+  for_each_task(p, ceil_div(panels, per_task), [&](index_t task) {
+    if (gate.product != nullptr) multiply(*gate.product, *gate.weights, task);
+    multiply(p, w, task);
   });
 }
 

@@ -122,9 +122,11 @@ class CodeBlocks final : public kernels::Beside {
 
 }  // namespace
 
-void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w) {
+void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w,
+                          const Gate<PackedCodes>& gate) {
   const kernels::BlockKernel& kernel = p.kernels.block_bf16;
   const kernels::CodeProduct codes = code_product(w);
+  const kernels::CodeProduct gate_codes = gate.product != nullptr ? code_product(*gate.weights) : codes;
   const index_t panels = ceil_div(p.n, kPanelColumns);
   for (index_t first = 0; first < p.x.rows(); first += kTokenChunk) {
     const index_t tokens = std::min(kTokenChunk, p.x.rows() - first);
@@ -139,9 +141,9 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
     const index_t column_slices = ceil_div(panels, plan.slice_panels);
     const index_t token_slices = ceil_div(plan.tiles, plan.slice_tiles);
     const index_t panel_sums = plan.slice_tiles * plan.tile_rows * kPanelColumns;
-    const bool can_write_y = kernel.writes_y && kernel.runs_beside && plain_y(p);
+    const bool can_write_y = kernel.writes_y && kernel.runs_beside && gate.product == nullptr && plain_y(p);
 
-    for_each_task(p, column_slices * token_slices, [&](index_t task) {
+    const auto multiply = [&](const Product& q, const kernels::CodeProduct& of, index_t task) {
       const index_t panel0 = task % column_slices * plan.slice_panels;
       const index_t count = std::min(plan.slice_panels, panels - panel0);
       const index_t tile0 = task / column_slices * plan.slice_tiles;
@@ -149,7 +151,7 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
       const index_t row0 = tile0 * plan.tile_rows;
       const index_t rows = std::min(tokens - row0, tile_count * plan.tile_rows);
       const bool direct = can_write_y && (panel0 + count) * kPanelColumns <= p.n;
-      CodeBlocks blocks(kernels, codes, plan.depth, panel0, panel0 + count);
+      CodeBlocks blocks(kernels, of, plan.depth, panel0, panel0 + count);
       auto sums = AlignedBuffer<float>::uninitialized(panel_sums * count);
       for (index_t k0 = 0; k0 < p.k; k0 += plan.depth) {
         const index_t next = k0 + plan.depth;
@@ -184,8 +186,12 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
       }
       if (direct) return;
       const index_t col = panel0 * kPanelColumns;
-      finish(p, sums.data(), kPanelColumns, panel_sums, first + row0, rows, col,
+      finish(q, sums.data(), kPanelColumns, panel_sums, first + row0, rows, col,
              std::min(p.n - col, count * kPanelColumns));
+    };
+    for_each_task(p, column_slices * token_slices, [&](index_t task) {
+      if (gate.product != nullptr) multiply(*gate.product, gate_codes, task);
+      multiply(p, codes, task);
     });
   }
 }

@@ -3,10 +3,12 @@
 /// panels; every panel is read once, and nothing but memory should matter.
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <vector>
 
+#include "blockpack/core/scalar.hpp"
 #include "engine/large_memory.hpp"
 #include "engine/product.hpp"
 #include "kernels/table.hpp"
@@ -153,8 +155,10 @@ class CodeActivations {
 
 /// y = epilogue(x · Wᵀ) for up to kCodeChunk tokens. More than kCodeTokens
 /// take turns with a few panels that stay in L2.
-void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w, bool int8) {
+void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w, bool int8,
+                    const Gate<PackedCodes>& gate) {
   const kernels::CodeProduct c = code_product(w);
+  const kernels::CodeProduct gate_codes = gate.product != nullptr ? code_product(*gate.weights) : c;
   const FewRows rows = few_rows(p);
   const index_t turns = ceil_div(p.x.rows(), kCodeTokens);
   const auto tokens_of = [&p](index_t turn) { return std::min(kCodeTokens, p.x.rows() - turn * kCodeTokens); };
@@ -169,11 +173,11 @@ void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const
   const index_t per_task = panels <= 64 || turns > 1 ? 4 : 16;
   const double bytes = static_cast<double>(w.bytes());
   const double ns = bytes / 30.0 + bytes * static_cast<double>(p.x.rows()) / 100.0;
-  for_each_task(p.execution, ns, ceil_div(panels, per_task), [&](index_t task) {
+  const auto multiply = [&](const Product& q, const kernels::CodeProduct& of, index_t task) {
     const index_t first = task * per_task;
-    kernels::CodeProduct part = c;
+    kernels::CodeProduct part = of;
     part.panels = std::min(per_task, panels - first);
-    part.w = c.w + first * c.panel_bytes;
+    part.w = of.w + first * of.panel_bytes;
     // `finish` reads whole vectors of 32 columns.
     part.sums_stride = round_up(part.panels * kCodeRows, kernels::kPanelColumns);
     auto sums = AlignedBuffer<float>(part.sums_stride * kernel_tokens(tokens_of(0)));
@@ -182,11 +186,58 @@ void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const
     for (index_t turn = 0; turn < turns; ++turn) {
       x[static_cast<std::size_t>(turn)].give(part);
       (int8 ? kernels.few_int8 : kernels.few_f32).fn(part);
-      finish(p, sums.data(), part.sums_stride, kernels::kPanelColumns, turn * kCodeTokens, tokens_of(turn), col,
+      finish(q, sums.data(), part.sums_stride, kernels::kPanelColumns, turn * kCodeTokens, tokens_of(turn), col,
              std::min(p.n - col, part.panels * kCodeRows));
     }
+  };
+  for_each_task(p.execution, ns, ceil_div(panels, per_task), [&](index_t task) {
+    if (gate.product != nullptr) multiply(*gate.product, gate_codes, task);
+    multiply(p, c, task);
   });
 }
+
+/// The values of codes that are no integers, otherwise null; a table's lie in the spec.
+const float* element_values(const CodeSpec& spec) {
+  const auto table = [](const auto& value) {
+    std::array<float, 256> values{};
+    for (std::size_t c = 0; c < values.size(); ++c) values[c] = value(static_cast<std::uint8_t>(c));
+    return values;
+  };
+  static const std::array<std::array<float, 256>, 4> floats = {
+      table([](std::uint8_t c) { return static_cast<float>(fp6_e2m3::from_bits(c % 64)); }),
+      table([](std::uint8_t c) { return static_cast<float>(fp6_e3m2::from_bits(c % 64)); }),
+      table([](std::uint8_t c) { return static_cast<float>(fp8_e4m3::from_bits(c)); }),
+      table([](std::uint8_t c) { return static_cast<float>(fp8_e5m2::from_bits(c)); })};
+  if (spec.element == CodeElement::integer) return nullptr;
+  if (spec.element == CodeElement::table) return spec.values.data();
+  return floats[static_cast<std::size_t>(spec.element) - static_cast<std::size_t>(CodeElement::e2m3)].data();
+}
+
+/// Some tokens of a product.
+struct RowsOf {
+  RowsOf(const Product& p, index_t first, index_t tokens)
+      : epilogue(p.epilogue), product{p.kernels,
+                                      p.path,
+                                      p.rounding,
+                                      p.x.block(first, 0, tokens, p.k),
+                                      p.n,
+                                      p.k,
+                                      p.y.block(first, 0, tokens, p.n),
+                                      epilogue,
+                                      p.execution,
+                                      p.kept} {
+    if (!epilogue.token_scales.empty())
+      epilogue.token_scales =
+          epilogue.token_scales.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(tokens));
+    if (epilogue.gate.data() != nullptr) epilogue.gate = epilogue.gate.rows_from(first, tokens);
+    if (epilogue.residual.data() != nullptr) epilogue.residual = epilogue.residual.rows_from(first, tokens);
+  }
+  RowsOf(const RowsOf&) = delete;
+  RowsOf& operator=(const RowsOf&) = delete;
+
+  Epilogue epilogue;
+  Product product;
+};
 
 }  // namespace
 
@@ -208,6 +259,8 @@ kernels::CodeProduct code_product(const PackedCodes& w) {
   c.zero = spec.zero;
   c.multiplier = spec.multiplier;
   std::copy(spec.levels.begin(), spec.levels.end(), c.levels);
+  c.values = element_values(spec);
+  c.mantissa_bits = spec.element == CodeElement::e2m3 || spec.element == CodeElement::e4m3 ? 3 : 2;
   return c;
 }
 
@@ -246,43 +299,40 @@ PackedCodes PackedCodes::pack(const CodeSource& w, const Execution& how, std::sp
   return packed;
 }
 
-void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mode, const ApplyOptions& how) {
+void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mode, const ApplyOptions& how,
+            const PackedCodes* gate) {
   if (y.rows() == 0 || y.cols() == 0) return;
   const kernels::KernelTable& table = kernels::table_for(how.execution.level());
   if (table.codes.few_f32.fn == nullptr)
     throw UnsupportedError("matmul: level " + std::string(to_string(table.level)) + " has no kernels for packed codes");
-  if (mode == Activations::int8_token && multiplies_int8(w.spec(), x.cols(), table.level)) {
-    const engine::Product p{table.dense, engine::Path::bf16, mode,         x, y.cols(), x.cols(),
-                            y,           how.epilogue,       how.execution};
-    return engine::multiply_int8(p, table.int8, w);
+  engine::Product p{table.dense, engine::Path::bf16, mode, x, y.cols(), x.cols(), y, how.epilogue, how.execution};
+  if (mode == Activations::int8_token) {
+    if (gate == nullptr && multiplies_int8(w.spec(), x.cols(), table.level))
+      return engine::multiply_int8(p, table.int8, w);
+    return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how, gate);
   }
-  if (mode == Activations::int8_token)
-    return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
   const bool many = x.rows() > kCodeTokens || how.execution.batch_invariant;
   if (many && mode == Activations::bf16 && decodes_codes(table.level) && x.cols() > 0)
-    return engine::multiply_code_panels(
-        {table.dense, engine::Path::bf16, mode, x, y.cols(), x.cols(), y, how.epilogue, how.execution}, table.codes, w);
-  const bool int8 = mode == Activations::int8 && table.codes.few_int8.fn != nullptr;
-  for (index_t first = 0; first < y.rows(); first += engine::kCodeChunk) {
-    const index_t tokens = std::min(engine::kCodeChunk, y.rows() - first);
-    const auto rows = [&](const auto& view) { return view.rows_from(first, tokens); };
-    Epilogue epilogue = how.epilogue;
-    if (!epilogue.token_scales.empty())
-      epilogue.token_scales =
-          epilogue.token_scales.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(tokens));
-    if (epilogue.gate.data() != nullptr) epilogue.gate = rows(epilogue.gate);
-    if (epilogue.residual.data() != nullptr) epilogue.residual = rows(epilogue.residual);
-    const engine::Product p{table.dense,
-                            engine::Path::f32,
-                            int8 ? Activations::f32 : mode,
-                            x.is_bf16() ? ActivationView(rows(x.as_bf16())) : ActivationView(rows(x.f32())),
-                            y.cols(),
-                            x.cols(),
-                            y.is_bf16() ? ResultView(rows(y.as_bf16())) : ResultView(rows(y.f32())),
-                            epilogue,
-                            how.execution};
-    engine::multiply_codes(p, table.codes, w, int8);
-  }
+    return engine::with_gate(p, gate, [&](const engine::Product& q, const engine::Gate<PackedCodes>& g) {
+      engine::multiply_code_panels(q, table.codes, w, g);
+    });
+  const auto integers = [](const PackedCodes& v) { return v.spec().element == CodeElement::integer; };
+  const bool int8 = mode == Activations::int8 && table.codes.few_int8.fn != nullptr && integers(w) &&
+                    (gate == nullptr || integers(*gate));
+  p.path = engine::Path::f32;
+  if (int8) p.rounding = Activations::f32;
+  engine::with_gate(p, gate, [&](const engine::Product& all, const engine::Gate<PackedCodes>& all_gate) {
+    for (index_t first = 0; first < y.rows(); first += engine::kCodeChunk) {
+      const index_t tokens = std::min(engine::kCodeChunk, y.rows() - first);
+      const engine::RowsOf chunk(all, first, tokens);
+      if (all_gate.product == nullptr) {
+        engine::multiply_codes(chunk.product, table.codes, w, int8, {});
+      } else {
+        const engine::RowsOf gate_chunk(*all_gate.product, first, tokens);
+        engine::multiply_codes(chunk.product, table.codes, w, int8, {&gate_chunk.product, gate});
+      }
+    }
+  });
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

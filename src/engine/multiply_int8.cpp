@@ -170,6 +170,7 @@ void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const 
 bool multiplies_int8(const CodeSpec& spec, index_t cols, Isa level) {
   const kernels::Int8Kernels& kernels = kernels::table_for(level).int8;
   if (kernels.multiply.fn == nullptr || spec.bits != 8 || spec.minimums || cols == 0) return false;
+  if (spec.element != CodeElement::integer) return false;
   return spec.group >= cols ||
          (spec.group >= 128 && spec.group % kernels::kInt8Step == 0 && spec.group <= kernels::kInt8Run);
 }

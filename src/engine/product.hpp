@@ -49,7 +49,31 @@ struct Product {
   ResultView y;
   const Epilogue& epilogue;
   const Execution& execution;
+  bool kept = false;  ///< y is read again at once: not written past the caches
 };
+
+/// The product that makes the gate of another one, of the same x and shape, and its weights; or null, there is none.
+/// Task by task it comes before what it gates, which reads its y.
+template <class Weights>
+struct Gate {
+  const Product* product = nullptr;
+  const Weights* weights = nullptr;
+};
+
+/// Calls multiply(product, gate): p as it is, or, with weights of a gate, gated. The gate is written to y itself unless
+/// that is bf16 or added as the residual.
+template <class Weights, class Multiply>
+void with_gate(const Product& p, const Weights* gate, const Multiply& multiply) {
+  if (gate == nullptr) return multiply(p, Gate<Weights>{});
+  const bool in_y = !p.y.is_bf16() && !detail::may_overlap(p.epilogue.residual, p.y.f32());
+  auto own = AlignedBuffer<float>::uninitialized(in_y ? 0 : checked_mul(p.y.rows(), p.n, "matmul"));
+  const MatrixView<float> values = in_y ? p.y.f32() : MatrixView<float>(own.data(), p.y.rows(), p.n);
+  Epilogue scaled, gated = p.epilogue;
+  scaled.token_scales = p.epilogue.token_scales;
+  gated.gate = values;
+  const Product first{p.kernels, p.path, p.rounding, p.x, p.n, p.k, values, scaled, p.execution, true};
+  multiply({p.kernels, p.path, p.rounding, p.x, p.n, p.k, p.y, gated, p.execution, in_y}, Gate<Weights>{&first, gate});
+}
 
 /// Runs the tasks of a product that one thread would need `ns` for. Below about 20 µs of work, waking threads costs
 /// more than it saves (and far more when other programs want the cores), so the calling thread does it all; the
@@ -156,8 +180,8 @@ void pack_panel(const kernels::DenseKernels& kernels, const RowSource& w, Weight
                 index_t count, std::byte* dst, std::byte* stage);
 
 /// y = epilogue(x · Wᵀ) by blocks, by panels read once, and by rows in place.
-void multiply_blocks(const Product& p, const PanelSource& w);
-void multiply_few(const Product& p, const PackedWeights& w);
+void multiply_blocks(const Product& p, const PanelSource& w, const Gate<PanelSource>& gate = {});
+void multiply_few(const Product& p, const PackedWeights& w, const Gate<PackedWeights>& gate = {});
 void multiply_rows(const Product& p, const RowSource& w);
 
 /// What the kernels need to know of packed codes; tokens, x and sums are still to be filled in.
@@ -167,7 +191,8 @@ kernels::CodeProduct code_product(const PackedCodes& w);
 void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const PackedCodes& w);
 
 /// y = epilogue(x · Wᵀ) by bf16 blocks that are decoded beside the products with the ones before. K > 0.
-void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w);
+void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w,
+                          const Gate<PackedCodes>& gate = {});
 
 /// Rows [row, row + rows) and columns [col, col + cols) of y from their sums.
 void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,

@@ -27,7 +27,13 @@ using conformance::operators;
 constexpr std::array kShapes = {MatrixShape{0, 5},    MatrixShape{5, 0},    MatrixShape{1, 1},   MatrixShape{1, 33},
                                 MatrixShape{33, 1},   MatrixShape{7, 13},   MatrixShape{32, 64}, MatrixShape{65, 97},
                                 MatrixShape{17, 513}, MatrixShape{130, 257}};
-constexpr std::array<index_t, 6> kTokens = {0, 1, 3, 8, 17, 33};
+constexpr std::array<index_t, 12> kTokens = {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 128};
+/// Whether a number of tokens is one for all shapes, or for the small ones that a check in double is quick for.
+bool takes(MatrixShape shape, index_t tokens) {
+  for (const index_t always : {0, 1, 3, 8, 17, 33})
+    if (tokens == always) return true;
+  return tokens * shape.rows * shape.cols <= budget<index_t>(300000, 20000);
+}
 constexpr std::array kModes = {Activations::f32, Activations::bf16, Activations::int8};
 
 std::vector<float> decoded(const AnyLinear& op) {
@@ -70,7 +76,7 @@ TEST_CASE("apply equals the decoded dense product within the bound of its mode, 
       const auto check = form.checker(op);
       for (const Activations mode : {kModes[0], kModes[1], kModes[2], Activations::int8_token}) {
         for (const index_t tokens : kTokens) {
-          if (mode == Activations::int8_token && tokens != 3 && tokens != 17) continue;
+          if (!takes(shape, tokens) || (mode == Activations::int8_token && tokens != 3 && tokens != 17)) continue;
           const std::vector<float> x = random_normal(tokens * shape.cols, 5);
           const std::vector<float> y = apply(op, x, tokens, options(isa, mode));
           for (index_t m = 0; m < tokens; ++m) {
@@ -338,6 +344,44 @@ TEST_CASE("the epilogue is function(scale x W + bias) * gate + residual", "[conf
   }
 }
 
+TEST_CASE("a product that another one gates is both of them, bit for bit and for any number of threads",
+          "[conformance][kernels]") {
+  const Operator& form = GENERATE(from_range(operators()));
+  CAPTURE(form.name);
+  const MatrixShape shape{70, 97};
+  for (const Isa isa : levels_here()) {
+    const auto op = form.make(shape, 37), gate = form.make(shape, 38);
+    for (const Activations mode : {Activations::f32, Activations::bf16, Activations::int8, Activations::automatic}) {
+      for (const index_t tokens : {1, 9, 33}) {
+        CAPTURE(to_string(isa), to_string(mode), tokens);
+        const std::vector<float> x = random_normal(tokens * shape.cols, 41);
+        const MatrixView<const float> rows(x.data(), tokens, shape.cols);
+        const std::vector<float> scales = random_normal(tokens, 43), residual = random_normal(tokens * shape.rows, 47);
+        ApplyOptions how = options(isa, mode);
+        how.epilogue.token_scales = scales;
+        const std::vector<float> values = apply(gate, x, tokens, how);
+        how.epilogue.function = EpilogueFunction::silu;
+        how.epilogue.residual = MatrixView<const float>(residual.data(), tokens, shape.rows);
+        ApplyOptions apart = how;
+        apart.epilogue.gate = MatrixView<const float>(values.data(), tokens, shape.rows);
+        const std::vector<float> expected = apply(op, x, tokens, apart);
+        std::vector<float> y(expected.size());
+        how.execution.threads = 3;
+        op.apply_gated(gate, rows, MatrixView<float>(y.data(), tokens, shape.rows), how);
+        CHECK(same_bits(y, expected));
+        y = residual;  // added where the result goes
+        how.epilogue.residual = MatrixView<const float>(y.data(), tokens, shape.rows);
+        op.apply_gated(gate, rows, MatrixView<float>(y.data(), tokens, shape.rows), how);
+        CHECK(same_bits(y, expected));
+        how.epilogue.residual = MatrixView<const float>(residual.data(), tokens, shape.rows);
+        std::vector<bf16> y16(y.size());
+        op.apply_gated(gate, rows, MatrixView<bf16>(y16.data(), tokens, shape.rows), how);
+        for (std::size_t i = 0; i < y.size(); ++i) REQUIRE(y16[i].bits == bf16(expected[i]).bits);
+      }
+    }
+  }
+}
+
 TEST_CASE("x and y may be bf16", "[conformance][kernels]") {
   const Operator& form = GENERATE(from_range(operators()));
   CAPTURE(form.name);
@@ -389,6 +433,11 @@ TEST_CASE("every wrong shape throws a ShapeError", "[conformance]") {
   how = {};
   how.epilogue.residual = view(1, 6);
   CHECK_THROWS_AS(op.apply(view(2, 9), view(2, 6), how), ShapeError);
+  how = {};
+  CHECK_THROWS_AS(op.apply_gated(form.make({7, 9}, 1), view(2, 9), view(2, 6), how), ShapeError);
+  CHECK_THROWS_AS(op.apply_gated(op, view(2, 8), view(2, 6), how), ShapeError);
+  how.epilogue.gate = view(2, 6);
+  CHECK_THROWS_AS(op.apply_gated(op, view(2, 9), view(2, 6), how), ValueError);
   const std::array<index_t, 1> good = {5}, high = {6}, negative = {-1};
   CHECK_THROWS_AS(op.decode_rows(good, view(1, 8)), ShapeError);
   CHECK_THROWS_AS(op.decode_rows(good, view(2, 9)), ShapeError);

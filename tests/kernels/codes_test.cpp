@@ -37,6 +37,7 @@ struct Coded {
       const auto draw = static_cast<std::uint32_t>(random());
       const std::uint32_t top = (1u << spec.bits) - 1;
       codes.push_back(static_cast<std::uint8_t>(draw % 5 == 0 ? 0 : draw % 5 == 1 ? top : (draw >> 8) & top));
+      if (spec.element != CodeElement::integer && !std::isfinite(level(codes.back()))) codes.back() = 0x77;
     }
     for (std::size_t g = 0; g < groups; ++g) {
       const auto draw = static_cast<std::uint32_t>(random());
@@ -86,13 +87,30 @@ struct Coded {
     return static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(bits))) *
            static_cast<float>(static_cast<std::int8_t>(bits >> 16));
   }
+  /// What a code stands for.
+  float level(std::uint8_t code) const {
+    switch (spec.element) {
+      case CodeElement::table:
+        return spec.values[code];
+      case CodeElement::e2m3:
+        return static_cast<float>(fp6_e2m3::from_bits(code));
+      case CodeElement::e3m2:
+        return static_cast<float>(fp6_e3m2::from_bits(code));
+      case CodeElement::e4m3:
+        return static_cast<float>(fp8_e4m3::from_bits(code));
+      case CodeElement::e5m2:
+        return static_cast<float>(fp8_e5m2::from_bits(code));
+      case CodeElement::integer:
+        break;
+    }
+    return static_cast<float>(spec.bits == 4 ? spec.levels[code] : code);
+  }
   /// The two terms of W[n, k], each exact: scales have few bits.
   std::pair<float, float> terms(index_t n, index_t k) const {
     const auto group = static_cast<std::size_t>(n * spec.groups(shape.cols) + k / spec.group);
     const std::uint8_t code = codes[static_cast<std::size_t>(n * shape.cols + k)];
-    const int level = spec.bits == 4 ? spec.levels[code] : code;
-    const int zero = spec.zeros ? zeros[group] : spec.zero;
-    return {parameter(scales[group]) * spec.multiplier * static_cast<float>(level - zero),
+    const float zero = static_cast<float>(spec.zeros ? zeros[group] : spec.zero);
+    return {parameter(scales[group]) * spec.multiplier * (level(code) - zero),
             spec.minimums ? parameter(minimums[group]) : 0.0f};
   }
   float value(index_t n, index_t k) const { return terms(n, k).first + terms(n, k).second; }
@@ -114,6 +132,17 @@ CodeSpec make_spec(int bits, index_t group, CodeScale scale, bool zeros, bool mi
   spec.zero = zeros ? 0 : bits == 8 ? 128 : bits - 2;
   spec.levels = zeros ? CodeSpec::integers(0) : std::array<std::int8_t, 16>{-128, -104, -83, -65, -49, -35, -22, -10,
                                                                             1,    13,   25,  38,  53,  69,  89,  127};
+  return spec;
+}
+
+/// Codes that are floats. Values of the table have few bits, so that products with scales are exact.
+CodeSpec make_spec(CodeElement element, index_t group, CodeScale scale) {
+  CodeSpec spec;
+  spec.element = element;
+  spec.bits = element == CodeElement::table ? 4 : element < CodeElement::e4m3 ? 6 : 8;
+  spec.group = group;
+  spec.scale = scale;
+  for (std::size_t c = 0; c < 16; ++c) spec.values[c] = (static_cast<float>(c) - 7.0f) * 0x1.35p-3f;
   return spec;
 }
 
@@ -154,21 +183,30 @@ TEST_CASE("products with packed codes are within the bound of their mode on ever
     CodeScale scale;
     bool zeros;
     bool minimums = false;
+    CodeElement element = CodeElement::integer;
   };
   const Form form = GENERATE(
-      Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false}, Form{4, 32, CodeScale::fp16, true},
-      Form{4, 128, CodeScale::fp16, false}, Form{4, 256, CodeScale::fp16, false}, Form{4, 544, CodeScale::f32, true},
-      Form{8, 32, CodeScale::e8m0, false}, Form{8, 16, CodeScale::f32, false}, Form{8, 64, CodeScale::fp16, true},
-      Form{8, 128, CodeScale::e8m0, false}, Form{4, 32, CodeScale::super, false, true},
-      Form{4, 16, CodeScale::super, false, false}, Form{8, 16, CodeScale::super, false, true},
-      Form{8, 32, CodeScale::fp16, false, true}, Form{2, 256, CodeScale::fp16, false},
-      Form{2, 16, CodeScale::super4, false, true}, Form{3, 32, CodeScale::super4, true, true},
-      Form{2, 32, CodeScale::fp16, true}, Form{3, 16, CodeScale::super, false, false},
-      Form{3, 64, CodeScale::fp16, true}, Form{3, 32, CodeScale::e8m0, false},
-      Form{5, 32, CodeScale::super, false, true}, Form{5, 16, CodeScale::e8m0, false},
-      Form{6, 16, CodeScale::super, false, false}, Form{6, 32, CodeScale::fp16, true});
-  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale));
-  const CodeSpec spec = make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
+      Form{4, 64, CodeScale::fp16, false, false, CodeElement::table},
+      Form{4, 16, CodeScale::e8m0, false, false, CodeElement::table},
+      Form{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
+      Form{6, 16, CodeScale::e8m0, false, false, CodeElement::e3m2},
+      Form{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
+      Form{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2}, Form{4, 32, CodeScale::e8m0, false},
+      Form{4, 16, CodeScale::e4m3, false}, Form{4, 32, CodeScale::fp16, true}, Form{4, 128, CodeScale::fp16, false},
+      Form{4, 256, CodeScale::fp16, false}, Form{4, 544, CodeScale::f32, true}, Form{8, 32, CodeScale::e8m0, false},
+      Form{8, 16, CodeScale::f32, false}, Form{8, 64, CodeScale::fp16, true}, Form{8, 128, CodeScale::e8m0, false},
+      Form{4, 32, CodeScale::super, false, true}, Form{4, 16, CodeScale::super, false, false},
+      Form{8, 16, CodeScale::super, false, true}, Form{8, 32, CodeScale::fp16, false, true},
+      Form{2, 256, CodeScale::fp16, false}, Form{2, 16, CodeScale::super4, false, true},
+      Form{3, 32, CodeScale::super4, true, true}, Form{2, 32, CodeScale::fp16, true},
+      Form{3, 16, CodeScale::super, false, false}, Form{3, 64, CodeScale::fp16, true},
+      Form{3, 32, CodeScale::e8m0, false}, Form{5, 32, CodeScale::super, false, true},
+      Form{5, 16, CodeScale::e8m0, false}, Form{6, 16, CodeScale::super, false, false},
+      Form{6, 32, CodeScale::fp16, true});
+  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale), static_cast<int>(form.element));
+  const CodeSpec spec = form.element != CodeElement::integer
+                            ? make_spec(form.element, form.group, form.scale)
+                            : make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
   for (const MatrixShape shape : {MatrixShape{3, 0}, MatrixShape{1, 1}, MatrixShape{33, 40}, MatrixShape{83, 515}}) {
     if (small_budget() && shape.rows > 33) continue;
     const Coded w(shape, spec, 7);
@@ -228,15 +266,23 @@ TEST_CASE("many tokens through decoded panels are within the bound of bf16, and 
     CodeScale scale;
     bool zeros;
     bool minimums = false;
+    CodeElement element = CodeElement::integer;
   };
-  const Form form = GENERATE(Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false},
+  const Form form = GENERATE(Form{4, 64, CodeScale::fp16, false, false, CodeElement::table},
+                             Form{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
+                             Form{6, 16, CodeScale::f32, false, false, CodeElement::e3m2},
+                             Form{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
+                             Form{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2},
+                             Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false},
                              Form{4, 32, CodeScale::fp16, true}, Form{4, 544, CodeScale::f32, true},
                              Form{8, 32, CodeScale::e8m0, false}, Form{8, 128, CodeScale::fp16, true},
                              Form{4, 32, CodeScale::super, false, true}, Form{8, 16, CodeScale::super, false, true},
                              Form{2, 16, CodeScale::super, false, true}, Form{3, 32, CodeScale::fp16, true},
                              Form{5, 32, CodeScale::fp16, false, true}, Form{6, 16, CodeScale::super, false});
-  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale));
-  const CodeSpec spec = make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
+  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale), static_cast<int>(form.element));
+  const CodeSpec spec = form.element != CodeElement::integer
+                            ? make_spec(form.element, form.group, form.scale)
+                            : make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
   for (const MatrixShape shape : {MatrixShape{5, 0}, MatrixShape{1, 1}, MatrixShape{47, 515}, MatrixShape{160, 1056}}) {
     if (small_budget() && shape.rows > 47) continue;
     const Coded w(shape, spec, 11);
@@ -323,6 +369,76 @@ TEST_CASE("extreme scales: the smallest and largest powers of two, NaN, and acti
           REQUIRE(std::abs(got - check.value) <= check.bound);
         }
         REQUIRE(std::isnan(y[15]));
+      }
+    }
+  }
+}
+
+TEST_CASE("the largest scales of every kind, the subnormal ones and 0 are within the bound", "[kernels][codes]") {
+  struct Form {
+    CodeScale scale;
+    std::vector<std::uint32_t> bits;  ///< of two levels the int8 in the byte above the binary16
+  };
+  const std::vector<Form> forms = {{CodeScale::e8m0, {0, 1, 2, 126, 230}},
+                                   {CodeScale::e4m3, {0x00, 0x01, 0x07, 0x7e, 0xfe, 0x81}},
+                                   {CodeScale::fp16, {0x0000, 0x0001, 0x03ff, 0x7bff, 0xfbff, 0x8001}},
+                                   {CodeScale::f32, {0, 1, 0x007fffff, 0x7a000000, 0x80000001, 0xfa000000}},
+                                   {CodeScale::super, {0x800001, 0x7f03ff, 0x807bff, 0x007bff, 0x7ffbff, 0x010001}},
+                                   {CodeScale::super4, {0x0f0001, 0x0103ff, 0x0f7bff, 0x007bff, 0x0ffbff, 0x010001}}};
+  for (const Form& form : forms) {
+    for (const int bits : {4, 8}) {
+      CodeSpec spec = make_spec(bits, 32, form.scale, false);
+      spec.multiplier = 1.0f;
+      if (bits == 4) spec.levels = CodeSpec::integers(-8);
+      Coded w({static_cast<index_t>(form.bits.size()), 64}, spec, 5);
+      for (std::size_t g = 0; g < w.scales.size(); ++g) w.scales[g] = form.bits[g / 2];
+      const PackedCodes packed = PackedCodes::pack(w.source(), {});
+      const std::vector<float> x = random_normal(64, 9);
+      for (const Isa isa : levels_of_codes()) {
+        for (const Activations mode : {Activations::f32, Activations::int8}) {
+          ApplyOptions how;
+          how.execution.isa = isa;
+          how.activations = mode;
+          const std::vector<float> y = multiply(packed, x, 1, how);
+          for (index_t n = 0; n < w.shape.rows; ++n) {
+            std::vector<float> row;
+            for (index_t k = 0; k < 64; ++k) row.push_back(w.value(n, k));
+            const ProductCheck check = check_product(x, row, mode, true);
+            const double got = y[static_cast<std::size_t>(n)];
+            CAPTURE(to_string(isa), to_string(mode), static_cast<int>(form.scale), bits, n, got);
+            CAPTURE(check.value, check.bound);
+            REQUIRE(std::abs(got - check.value) <= check.bound);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("codes that are infinity or NaN make the sums of their row what they make of it", "[kernels][codes]") {
+  struct Form {
+    CodeElement element;
+    std::uint8_t code;
+  };
+  for (const Form form : {Form{CodeElement::e4m3, 0x7f}, Form{CodeElement::e4m3, 0xff}, Form{CodeElement::e5m2, 0x7c},
+                          Form{CodeElement::e5m2, 0xfc}, Form{CodeElement::e5m2, 0x7e}}) {
+    Coded w({17, 33}, make_spec(form.element, 32, CodeScale::e8m0), 5);
+    w.codes[3 * 33 + 7] = form.code;
+    const PackedCodes packed = PackedCodes::pack(w.source(), {});
+    const std::vector<float> x(9 * 33, 0.5f);
+    for (const Isa isa : levels_of_codes()) {
+      for (const index_t tokens : {1, 9}) {
+        ApplyOptions how;
+        how.execution.isa = isa;
+        how.activations = tokens == 9 && decodes_codes(isa) ? Activations::bf16 : Activations::f32;
+        const std::vector<float> y = multiply(packed, x, tokens, how);
+        for (index_t n = 0; n < 17; ++n) {
+          CAPTURE(to_string(isa), tokens, n, static_cast<int>(form.code));
+          const float got = y[static_cast<std::size_t>(n)], wanted = n == 3 ? w.level(form.code) : 0.0f;
+          REQUIRE(std::isnan(got) == std::isnan(wanted));
+          if (std::isinf(wanted)) REQUIRE(got == wanted);
+          if (n != 3) REQUIRE(std::isfinite(got));
+        }
       }
     }
   }

@@ -35,6 +35,8 @@ class AnyLinear {
   std::vector<Section> sections() const { return self().sections(); }
   std::size_t storage_bytes() const { return self().storage_bytes(); }
   std::size_t packed_bytes() const { return self().packed_bytes(); }
+  /// Bytes packing takes at the active level (RowMatrix::packed_bytes_needed), 0 for operators that do not say.
+  std::size_t packed_bytes_needed() const { return self().packed_bytes_needed(); }
   /// The canonical scheme string, empty for operators that have none.
   std::string scheme() const { return self().scheme(); }
 
@@ -44,6 +46,12 @@ class AnyLinear {
   }
 
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const { self().apply(x, y, how); }
+  /// y = epilogue(x · Wᵀ) whose gate is x · gateᵀ: one pass over x where both are row matrices of one format
+  /// (RowMatrix::apply_gated, whose errors it has), two products otherwise.
+  void apply_gated(const AnyLinear& gate, ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
+    detail::check_gated_shapes("apply_gated", shape(), gate.shape(), x.shape(), y.shape(), how.epilogue);
+    self().apply_gated(gate, x, y, how);
+  }
   /// UnsupportedError when the operator has no transposed product.
   void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how = {}) const {
     self().apply_transpose(y, x, how);
@@ -55,6 +63,10 @@ class AnyLinear {
   AnyLinear row_range(index_t first, index_t count, PackPolicy policy = {}) const {
     return self().row_range(first, count, policy);
   }
+
+  /// Holds from now on an operator that computes from its packed form alone; copies made before keep theirs.
+  /// UnsupportedError for operators that cannot (RowMatrix::release_stored).
+  void release_stored() { *this = self().released(); }
 
   /// The operator inside, or null when it is of another type.
   template <class Op>
@@ -71,12 +83,15 @@ class AnyLinear {
     virtual std::vector<Section> sections() const = 0;
     virtual std::size_t storage_bytes() const = 0;
     virtual std::size_t packed_bytes() const = 0;
+    virtual std::size_t packed_bytes_needed() const = 0;
     virtual std::string scheme() const = 0;
     virtual Activations activation_mode(index_t tokens, const ApplyOptions& how) const = 0;
     virtual void apply(ActivationView x, ResultView y, const ApplyOptions& how) const = 0;
+    virtual void apply_gated(const AnyLinear& gate, ActivationView x, ResultView y, const ApplyOptions& how) const = 0;
     virtual void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how) const = 0;
     virtual void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const = 0;
     virtual AnyLinear row_range(index_t first, index_t count, PackPolicy policy) const = 0;
+    virtual AnyLinear released() const = 0;
   };
 
   template <class Op>
@@ -91,6 +106,10 @@ class AnyLinear {
       if constexpr (requires { op.packed_bytes(); }) return op.packed_bytes();
       return 0;
     }
+    std::size_t packed_bytes_needed() const override {
+      if constexpr (requires { op.packed_bytes_needed(); }) return op.packed_bytes_needed();
+      return 0;
+    }
     std::string scheme() const override {
       if constexpr (requires { op.scheme(); }) return op.scheme();
       return {};
@@ -100,6 +119,11 @@ class AnyLinear {
       return how.activations;
     }
     void apply(ActivationView x, ResultView y, const ApplyOptions& how) const override { op.apply(x, y, how); }
+    void apply_gated(const AnyLinear& gate, ActivationView x, ResultView y, const ApplyOptions& how) const override {
+      if constexpr (requires { op.apply_gated(op, x, y, how); })
+        if (const Op* same = gate.get_if<Op>()) return op.apply_gated(*same, x, y, how);
+      detail::apply_gated_apart(op, gate, x, y, how);
+    }
     void apply_transpose([[maybe_unused]] MatrixView<const float> y, [[maybe_unused]] MatrixView<float> x,
                          [[maybe_unused]] const ApplyOptions& how) const override {
       if constexpr (TransposableOperator<Op>) {
@@ -115,6 +139,15 @@ class AnyLinear {
         return op.row_range(first, count, policy);
       } else {
         throw UnsupportedError("row_range: this operator is not stored row by row");
+      }
+    }
+    AnyLinear released() const override {
+      if constexpr (requires(Op copy) { copy.release_stored(); }) {
+        Op copy = op;
+        copy.release_stored();
+        return copy;
+      } else {
+        throw UnsupportedError("release_stored: this operator computes from its stored form");
       }
     }
     Op op;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// Formats whose weights are small integers with a scale per group: how they say so. The engine then keeps the codes
-/// packed and multiplies them as they are (core/engine.hpp, PackedCodes) instead of decoding rows first.
+/// Formats whose weights are small integers, or floats of few bits, with a scale per group: how they say so. The engine
+/// then keeps the codes packed and multiplies them as they are (core/engine.hpp, PackedCodes) instead of decoding rows
+/// first.
 
 #include <array>
 #include <concepts>
@@ -33,10 +34,16 @@ constexpr index_t scale_bits(CodeScale scale) noexcept {
   return scale == CodeScale::f32 ? 32 : scale == CodeScale::fp16 ? 16 : scale == CodeScale::super4 ? 4 : 8;
 }
 
+/// What one code is: an integer, one of 16 floats (4 bits), or a small float itself (6 and 8 bits). What is no integer
+/// is multiplied as a float in every mode.
+enum class CodeElement : std::uint8_t { integer, table, e2m3, e3m2, e4m3, e5m2 };
+
 /// What the codes of a matrix mean:
 ///
 ///     weight = scale[group] * multiplier * (value(code) - zero[group]) + minimum[group]
-///     value(code) = levels[code] for 4-bit codes, code for all others
+///     value(code) = levels[code] for integers of 4 bits, code for all others; values[code] for a table
+///
+/// Elements that are no integers have neither zeros nor minimums.
 struct CodeSpec {
   /// levels[c] = c + first.
   static constexpr std::array<std::int8_t, 16> integers(int first) noexcept {
@@ -49,7 +56,9 @@ struct CodeSpec {
 
   int bits = 4;                                      ///< 2, 3, 4, 5, 6 or 8, the width codes are packed at
   std::array<std::int8_t, 16> levels = integers(0);  ///< of 4-bit codes
-  index_t group = 32;                                ///< weights along `in` that share a scale: 16 or a multiple of 32
+  CodeElement element = CodeElement::integer;
+  std::array<float, 16> values = {};  ///< of a table
+  index_t group = 32;                 ///< weights along `in` that share a scale: 16 or a multiple of 32
   CodeScale scale = CodeScale::e8m0;
   float multiplier = 1.0f;  ///< of every scale
   int zero = 0;             ///< of every group, where `zeros` is false

@@ -79,8 +79,9 @@ class PackedWeights {
   Isa level_ = Isa::scalar;
 };
 
-/// Codes and scales of a CodeFormat in the order of the kernels of few tokens, about as many bytes as the stored form
-/// (codes below 4 bits take 4, those of 5 to 7 bits 8). The layout is the same at every level. A cache as well.
+/// Codes and scales of a CodeFormat in the order of the kernels of few tokens, about as many bytes as the stored form:
+/// codes keep their width of 2, 3, 4, 5, 6 or 8 bits (CodeSpec::packed_width), K is padded to steps of 32 and N to
+/// panels of 16. The layout is the same at every level. A cache as well.
 class PackedCodes {
  public:
   PackedCodes() = default;
@@ -106,13 +107,16 @@ class PackedCodes {
 
 /// y = epilogue(x · Wᵀ) from packed weights, at the level they were packed for. `mode` is not automatic.
 /// Shapes are the caller's to check (detail::check_apply_shapes). y may not overlap x.
+///
+/// `gate`: weights of the same shape and level; the gate of the epilogue, which has none itself, is then
+/// diag(token_scales) · x · gateᵀ. x is prepared once, and each part of the gate is used while it lies in cache.
 BLOCKPACK_API void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
-                          const ApplyOptions& how);
+                          const ApplyOptions& how, const PackedWeights* gate = nullptr);
 
 /// The same from packed codes, at a level that multiplies_codes(); any number of tokens. In mode bf16, more than
 /// kCodeTokens tokens (or any, where batches must not show) go through tiles where the level decodes_codes().
 BLOCKPACK_API void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mode,
-                          const ApplyOptions& how);
+                          const ApplyOptions& how, const PackedCodes* gate = nullptr);
 
 /// The same, decoding (or reading in place) on the way: no memory is kept.
 BLOCKPACK_API void matmul(ActivationView x, const RowSource& w, ResultView y, Activations mode,

@@ -8,6 +8,7 @@
 /// What it stores is a list of named byte sections, in file order; `from_sections` is the inverse.
 
 #include <concepts>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -166,6 +167,37 @@ inline void check_apply_shapes(const char* function, index_t out, index_t in, Ma
     fail("epilogue.gate is " + to_string(epilogue.gate.shape()) + ", y is " + to_string(y));
   if (epilogue.residual.data() != nullptr && epilogue.residual.shape() != y)
     fail("epilogue.residual is " + to_string(epilogue.residual.shape()) + ", y is " + to_string(y));
+}
+
+/// The same for a product that another operator gates; ValueError for a gate in the epilogue.
+inline void check_gated_shapes(const char* function, MatrixShape w, MatrixShape gate, MatrixShape x, MatrixShape y,
+                               const Epilogue& epilogue) {
+  if (gate != w)
+    throw ShapeError(std::string(function) + ": the gate is " + to_string(gate) + ", " + to_string(w) + " needed");
+  if (epilogue.gate.data() != nullptr)
+    throw ValueError(std::string(function) + ": epilogue.gate must be empty, the gate is a product");
+  check_apply_shapes(function, w.rows, w.cols, x, y, epilogue);
+}
+
+/// y = epilogue(x · Wᵀ) whose gate is x · gateᵀ, as two products with a matrix [tokens, out] between them.
+template <class Op, class Gate>
+void apply_gated_apart(const Op& op, const Gate& gate, ActivationView x, ResultView y, ApplyOptions how) {
+  auto values = AlignedBuffer<float>::uninitialized(checked_mul(y.rows(), y.cols(), "apply_gated"));
+  const MatrixView<float> product(values.data(), y.rows(), y.cols());
+  ApplyOptions first = how;
+  first.epilogue = {};
+  first.epilogue.token_scales = how.epilogue.token_scales;
+  gate.apply(x, product, first);
+  how.epilogue.gate = product;
+  op.apply(x, y, how);
+}
+
+/// Whether two views of floats share memory, gaps between rows included.
+inline bool may_overlap(MatrixView<const float> a, MatrixView<const float> b) noexcept {
+  if (a.empty() || b.empty()) return false;
+  const auto end = [](MatrixView<const float> v) { return v.data() + (v.rows() - 1) * v.row_stride() + v.cols(); };
+  const std::less<const float*> before;
+  return before(a.data(), end(b)) && before(b.data(), end(a));
 }
 
 /// rows in [0, out) and y [rows.size(), in]; ShapeError that names `function` and the argument.

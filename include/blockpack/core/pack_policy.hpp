@@ -15,7 +15,7 @@ namespace blockpack::inline BLOCKPACK_ABI {
 struct PackPolicy {
   enum class Kind : std::uint8_t { on_first_use, ahead, into, none };
   Kind kind = Kind::on_first_use;
-  std::span<std::byte> memory;  ///< for `into`: 64-byte aligned, at least packed_bytes(), outlives the operator
+  std::span<std::byte> memory;  ///< for `into`: 64-byte aligned, packed_bytes_needed() at least, outlives the operator
 
   static PackPolicy on_first_use() { return {}; }          ///< at the first apply, once, under std::call_once
   static PackPolicy ahead() { return {Kind::ahead, {}}; }  ///< in the constructor

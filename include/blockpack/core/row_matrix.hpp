@@ -118,9 +118,23 @@ class RowMatrix {
 #endif
   }
 
+  /// Bytes packing takes at the active level, in the mode `automatic` means: what PackPolicy::into asks for. 0 where
+  /// nothing is packed. A matrix made with PackPolicy::none() says it before any is: row_range(0, rows, into(memory)).
+  std::size_t packed_bytes_needed() const {
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    const Isa level = Execution().level();
+    if constexpr (detail::DenseRowFormat<F>)
+      return PackedWeights::bytes_needed(shape_, weight_type(resolve(Activations::automatic, mode_bits(), level)),
+                                         level);
+    if (code_spec_ && multiplies_codes(level)) return PackedCodes::bytes_needed(shape_, *code_spec_);
+#endif
+    return 0;
+  }
+
   /// The mode an apply with that many tokens computes in.
   Activations activation_mode(index_t tokens, const ApplyOptions& how = {}) const {
-    return resolve(how.activations, mode_bits(), how.execution.level(), by_codes(tokens, how));
+    const bool codes = by_codes(tokens, how);
+    return resolve(how.activations, codes ? code_bits() : mode_bits(), how.execution.level(), codes);
   }
 
   /// Drops this operator's hold on the stored form once a packed form exists (UnsupportedError otherwise); apply goes
@@ -158,21 +172,27 @@ class RowMatrix {
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
     detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
     const Activations mode = activation_mode(x.rows(), how);
-    const RowSource w = source();
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    if constexpr (detail::DenseRowFormat<F>) {
-      if (const PackedWeights* packed = cache_->get(w, weight_type(mode), how.execution, released_))
-        return matmul(x, *packed, y, mode, how);
-    } else if constexpr (CodeFormat<F>) {
-      const bool decoded = mode == Activations::bf16 && decodes_codes(how.execution.level());
-      if (by_codes(x.rows(), how) || (packs_codes(how.execution) && (decoded || released_))) {
-        if (const PackedCodes* packed = cache_->get(code_source(), how.execution))
-          return matmul(x, *packed, y, mode, how);
-      }
-    }
+    if (const auto* packed = packed_form(x.rows(), mode, how)) return matmul(x, *packed, y, mode, how);
 #endif
     require_stored("apply");
-    matmul(x, w, y, mode, how);
+    matmul(x, source(), y, mode, how);
+  }
+
+  /// y = epilogue(x · Wᵀ) whose gate is x · gateᵀ, for a feed-forward layer `g.apply_gated(u, x, y, how)` with silu in
+  /// how.epilogue. Packed forms share one preparation of x and never write the gate to memory; others are two products.
+  /// ShapeError as apply(), also for a gate of another shape; ValueError for an epilogue with a gate of its own.
+  void apply_gated(const RowMatrix& gate, ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
+    detail::check_gated_shapes("apply_gated", shape_, gate.shape_, x.shape(), y.shape(), how.epilogue);
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    const Activations mode = activation_mode(x.rows(), how);
+    if (mode != Activations::int8_token && mode == gate.activation_mode(x.rows(), how)) {
+      const auto* packed = packed_form(x.rows(), mode, how);
+      const auto* packed_gate = gate.packed_form(x.rows(), mode, how);
+      if (packed != nullptr && packed_gate != nullptr) return matmul(x, *packed, y, mode, how, packed_gate);
+    }
+#endif
+    detail::apply_gated_apart(*this, gate, x, y, how);
   }
 
   /// x [tokens, in] = y [tokens, out] · W, float32. The epilogue must be empty (ValueError).
@@ -229,6 +249,14 @@ class RowMatrix {
     return format_.exact_in_bf16() || bits <= 10.0 ? bits : 32.0;
   }
 
+  /// The same where packed codes are multiplied: only integers meet int8 activations in integers.
+  double code_bits() const {
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    if (code_spec_ && code_spec_->element != CodeElement::integer) return 32.0;
+#endif
+    return mode_bits();
+  }
+
   void require_stored(const char* function) const {
     if (released_) throw UnsupportedError(std::string(function) + ": the stored form of this operator was released");
   }
@@ -247,7 +275,7 @@ class RowMatrix {
     const Isa level = how.execution.level();
     if (!packs_codes(how.execution)) return false;
     if (how.activations == Activations::int8_token && multiplies_int8(*code_spec_, shape_.cols, level)) return true;
-    const index_t at_most = code_tokens(*code_spec_, level, resolve(how.activations, mode_bits(), level, true));
+    const index_t at_most = code_tokens(*code_spec_, level, resolve(how.activations, code_bits(), level, true));
     return (tokens <= at_most && !how.execution.batch_invariant) || (released_ && !decodes_codes(level));
 #else
     return false;
@@ -258,6 +286,19 @@ class RowMatrix {
   /// Whether there are packed codes, or will be, and the level has kernels for them.
   bool packs_codes(const Execution& how) const {
     return code_spec_ && cache_->serves_codes() && multiplies_codes(how.level());
+  }
+
+  /// The packed form such an apply computes from, or null where it takes the stored one.
+  auto packed_form([[maybe_unused]] index_t tokens, Activations mode, const ApplyOptions& how) const {
+    if constexpr (detail::DenseRowFormat<F>) {
+      return cache_->get(source(), weight_type(mode), how.execution, released_);
+    } else if constexpr (CodeFormat<F>) {
+      const bool decoded = mode == Activations::bf16 && decodes_codes(how.execution.level());
+      const bool codes = by_codes(tokens, how) || (packs_codes(how.execution) && (decoded || released_));
+      return codes ? cache_->get(code_source(), how.execution) : nullptr;
+    } else {
+      return static_cast<const PackedCodes*>(nullptr);
+    }
   }
 #endif
 

@@ -223,7 +223,7 @@ struct Mx {
   /// The same as bf16, exact from 2^-126 up, half to even below.
   void decode_row_bf16(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<bf16> dst) const;
 
-  /// mxfp4, mxint4 and mxint8: levels in units of the element's last bit. Other elements span too many of them.
+  /// mxfp4, mxint4 and mxint8: levels in units of the element's last bit. Others span too many of them: small floats.
   std::optional<CodeSpec> code_spec(index_t /*cols*/, std::span<const std::byte* const> /*src*/) const {
     CodeSpec spec;
     spec.group = block;
@@ -236,13 +236,15 @@ struct Mx {
       spec.zero = 1 << (spec.bits - 1);
       spec.multiplier = exp2i(-this->spec().mantissa_bits);
     } else {
-      return std::nullopt;
+      constexpr CodeElement kFloats[] = {CodeElement::e4m3, CodeElement::e5m2, CodeElement::e3m2, CodeElement::e2m3};
+      spec.bits = this->spec().bits;
+      spec.element = kFloats[static_cast<std::size_t>(element)];
     }
     return spec;
   }
   void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
     detail::read_block_codes(*this, src, cols, dst, [this](std::int32_t code, std::uint8_t scale) {
-      const int middle = element == MxElement::e2m1 ? 0 : 1 << (spec().bits - 1);
+      const int middle = spec().exponent_bits > 0 ? 0 : 1 << (spec().bits - 1);
       return static_cast<std::uint8_t>((scale == 255 ? 0 : code) ^ middle);
     });
   }

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/scalar.hpp"
@@ -125,6 +126,21 @@ struct Nf4 {
   }
   void decode_row(std::span<const std::byte* const> src, index_t /*cols*/, index_t col, std::span<float> dst) const {
     decode_row(src, col, dst, detail::table_ops());
+  }
+
+  std::optional<CodeSpec> code_spec(index_t /*cols*/, std::span<const std::byte* const> /*src*/) const {
+    CodeSpec spec;
+    spec.element = CodeElement::table;
+    std::copy(std::begin(kLevels), std::end(kLevels), spec.values.begin());
+    spec.group = block;
+    spec.scale = CodeScale::fp16;
+    return spec;
+  }
+  void read_codes(std::span<const std::byte* const> src, index_t cols, const CodeRow& dst) const {
+    for (index_t k = 0; k < cols; ++k)
+      dst.codes[static_cast<std::size_t>(k)] =
+          static_cast<std::uint8_t>(detail::bytes(src[1])[k / 2] >> (k % 2 * 4) & 15);
+    for (std::size_t g = 0; g < dst.scales.size(); ++g) dst.scales[g] = fp16(detail::load_fp16(src[0] + 2 * g)).bits;
   }
 
   /// A row through given loops.

@@ -9,6 +9,7 @@
 /// nbasyl/OFQ.
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "blockpack/core/buffer.hpp"
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/core/row_matrix.hpp"
@@ -162,6 +164,30 @@ struct StatsQ {
       decode(part, scale, dst.subspan(first, part.size()));
       codes += packing().code_bytes(static_cast<index_t>(part.size()));
     }
+  }
+
+  /// s / n · (code - n) + s / (2 n): both are kept as floats, a line of a panel each.
+  std::optional<CodeSpec> code_spec(index_t cols, std::span<const std::byte* const> /*src*/) const {
+    CodeSpec spec;
+    spec.bits = bits;
+    spec.zero = half_levels();
+    spec.scale = CodeScale::f32;
+    spec.minimums = true;
+    spec.group = round_up(std::max<index_t>(cols, 1), 32);
+    return spec;
+  }
+  void read_codes(std::span<const std::byte* const> src, index_t /*cols*/, const CodeRow& dst) const {
+    std::int32_t q[detail::kGroupChunk];
+    const std::uint8_t* codes = detail::bytes(src[1]);
+    for (std::size_t first = 0; first < dst.codes.size(); first += detail::kGroupChunk) {
+      const std::span<std::int32_t> part(q, std::min(detail::kGroupChunk, dst.codes.size() - first));
+      packing().unpack(codes, part);
+      for (std::size_t i = 0; i < part.size(); ++i) dst.codes[first + i] = static_cast<std::uint8_t>(part[i]);
+      codes += packing().code_bytes(static_cast<index_t>(part.size()));
+    }
+    const float unit = detail::load_fp16(src[0]) / static_cast<float>(half_levels());
+    dst.scales[0] = std::bit_cast<std::uint32_t>(unit);
+    dst.minimums[0] = std::bit_cast<std::uint32_t>(unit / 2);
   }
 
   /// How codes are stored.

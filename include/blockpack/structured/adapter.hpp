@@ -28,14 +28,6 @@ namespace blockpack::inline BLOCKPACK_ABI {
 
 namespace detail {
 
-/// Whether two views of floats share memory, gaps between rows included.
-inline bool may_overlap(MatrixView<const float> a, MatrixView<const float> b) noexcept {
-  if (a.empty() || b.empty()) return false;
-  const auto end = [](MatrixView<const float> v) { return v.data() + (v.rows() - 1) * v.row_stride() + v.cols(); };
-  const std::less<const float*> before;
-  return before(a.data(), end(b)) && before(b.data(), end(a));
-}
-
 inline constexpr index_t kAdapterRowsPerTask = 16;
 
 /// y = epilogue(sum): `sum(z, how)` writes a sum of products to z [tokens, out] and obeys the epilogue of its own

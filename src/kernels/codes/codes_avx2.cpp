@@ -9,7 +9,9 @@
 ///
 /// So nothing saturates, and the sum of a step, on top of minus what lift and zero add to it, is exact. f32
 /// activations: bytes become floats by OR with the bits of a power of two and one subtraction that also takes the zero
-/// away, then multiply-adds (why not integers: codes_avx512.cpp).
+/// away, then multiply-adds (why not integers: codes_avx512.cpp). Codes that are floats of 6 or 8 bits get sign,
+/// exponent and fraction by shifts, and what has no exponent is set right by a multiply-add: 11 instructions for 8
+/// weights; a table of 16 floats is two look-ups (vpermps).
 ///
 /// Up to 4 tokens take the two registers of a line side by side; 8 tokens have one register of sums each, so they take
 /// one after the other, and panels of some 36 KB come from L2 for every 8 tokens. For 8 rows x 32 k of 4-bit codes
@@ -148,9 +150,58 @@ struct IntegerDots {
   }
 };
 
+/// The values of codes that are floats: those of 8 rows in byte `place` of all lanes. Nothing for other widths.
+template <int Bits>
+struct SmallFloat {
+  explicit SmallFloat(const CodeProduct&) {}
+  static vf value(__m256i, int) { return splat_v(0.0f); }
+};
+template <int Bits>
+requires(Bits == 6 || Bits == 8) struct SmallFloat<Bits> {
+  explicit SmallFloat(const CodeProduct& p)
+      : right(_mm_cvtsi32_si128(9 - Bits + p.mantissa_bits)),
+        magnitude(_mm256_set1_epi32(((1 << (Bits - 1)) - 1) << (23 - p.mantissa_bits))),
+        bias(_mm256_set1_epi32((128 - (1 << (Bits - 2 - p.mantissa_bits))) << 23)),
+        least(_mm256_castsi256_ps(_mm256_add_epi32(bias, _mm256_set1_epi32(1 << 23)))),
+        beyond(
+            _mm256_set1_epi32(Bits == 8 ? p.mantissa_bits == 2 ? (31 << 23) - 1 : (15 << 23 | 6 << 20) : 0x7fffffff)) {}
+  __m128i right;      ///< from the top of a lane to the place of a float's exponent
+  __m256i magnitude;  ///< mask of it there
+  __m256i bias;
+  __m256 least;    ///< the smallest value with an exponent
+  __m256i beyond;  ///< larger magnitudes are infinity or NaN
+
+  vf value(__m256i codes, int place) const {
+    const __m256i top = _mm256_slli_epi32(codes, 32 - Bits - 8 * place);
+    const __m256i bits = _mm256_and_si256(_mm256_sra_epi32(top, right), magnitude);
+    const vf normal = _mm256_castsi256_ps(_mm256_add_epi32(bits, bias));
+    // With exponent 0 the fraction has no leading 1 and twice the weight.
+    const vf fraction = _mm256_fmsub_ps(normal, _mm256_set1_ps(2.0f), least);
+    const __m256i none = _mm256_cmpgt_epi32(_mm256_set1_epi32(1 << 23), bits);
+    vf v = _mm256_blendv_ps(normal, fraction, _mm256_castsi256_ps(none));
+    const __m256i sign = _mm256_and_si256(top, _mm256_set1_epi32(static_cast<int>(0x80000000)));
+    __m256i extra = sign;
+    if (Bits == 8)
+      extra = _mm256_or_si256(sign, _mm256_and_si256(_mm256_cmpgt_epi32(bits, beyond), _mm256_set1_epi32(0x7f800000)));
+    return _mm256_or_ps(v, _mm256_castsi256_ps(extra));
+  }
+};
+template <>
+struct SmallFloat<4> {
+  explicit SmallFloat(const CodeProduct& p) : low(_mm256_loadu_ps(p.values)), high(_mm256_loadu_ps(p.values + 8)) {}
+  vf low, high;
+
+  /// The look-up reads three bits of a lane, the choice between two of them its sign.
+  vf value(__m256i codes, int place) const {
+    const __m256i at = _mm256_srli_epi32(codes, 8 * place);
+    const vf upper = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28 - 8 * place));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, at), _mm256_permutevar8x32_ps(high, at), upper);
+  }
+};
+
 /// The multiply-adds of one step. Affine: weights get their scale and minimum before they are multiplied, as they would
-/// be decoded; otherwise sums get the scale. Halves: two groups of 16 in a step.
-template <int Bits, bool Affine, bool Halves>
+/// be decoded; otherwise sums get the scale. Halves: two groups of 16 in a step. Small: codes are floats.
+template <int Bits, bool Affine, bool Halves, bool Small>
 struct FloatDots {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
   static constexpr bool kHalves = Halves;
@@ -158,8 +209,10 @@ struct FloatDots {
   explicit FloatDots(const CodeProduct& p)
       : levels(
             _mm256_xor_si256(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.levels))),
-                             _mm256_set1_epi8(-128))) {}
+                             _mm256_set1_epi8(-128))),
+        element(p) {}
   __m256i levels;  ///< plus 128
+  SmallFloat<Small ? Bits : 0> element;
 
   /// Zeros as floats, the lift of the levels included.
   std::int32_t zero(std::int32_t v, std::ptrdiff_t) const {
@@ -195,7 +248,7 @@ struct FloatDots {
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) {
         bytes[r] = quad<Bits>(w, q, part + r);
-        if (Bits == 4) bytes[r] = _mm256_shuffle_epi8(levels, bytes[r]);
+        if (Bits == 4 && !Small) bytes[r] = _mm256_shuffle_epi8(levels, bytes[r]);
       }
 #pragma GCC unroll 4
       for (int b = 0; b < 4; ++b) {
@@ -203,7 +256,8 @@ struct FloatDots {
         vf weight[R];
 #pragma GCC unroll 2
         for (int r = 0; r < R; ++r) {
-          weight[r] = byte_value(b < 2 ? bytes[r] : _mm256_srli_epi32(bytes[r], 16), b % 2, zero[r]);
+          weight[r] = Small ? element.value(bytes[r], b)
+                            : byte_value(b < 2 ? bytes[r] : _mm256_srli_epi32(bytes[r], 16), b % 2, zero[r]);
           if (Affine) weight[r] = _mm256_fmadd_ps(weight[r], scale[r], minimum[r]);
         }
 #pragma GCC unroll 8
@@ -259,13 +313,16 @@ void few_int8(const CodeProduct& p) noexcept {
   }
 }
 
-template <int Bits, bool Affine>
+template <int Bits, bool Affine, bool Small>
 void few_f32_of(const CodeProduct& p) {
-  p.group_steps == 0 ? few_codes<FloatDots<Bits, Affine, true>>(p) : few_codes<FloatDots<Bits, Affine, false>>(p);
+  p.group_steps == 0 ? few_codes<FloatDots<Bits, Affine, true, Small>>(p)
+                     : few_codes<FloatDots<Bits, Affine, false, Small>>(p);
 }
 template <int Bits>
 void few_f32_of(const CodeProduct& p) {
-  p.minimums ? few_f32_of<Bits, true>(p) : few_f32_of<Bits, false>(p);
+  if constexpr (Bits == 4 || Bits == 6 || Bits == 8)
+    if (p.values != nullptr) return few_f32_of<Bits, false, true>(p);
+  p.minimums ? few_f32_of<Bits, true, false>(p) : few_f32_of<Bits, false, false>(p);
 }
 void few_f32(const CodeProduct& p) noexcept {
   switch (p.bits) {

@@ -8,8 +8,10 @@
 ///
 /// Four panels of 16 rows are walked side by side, each fetched 2 KB ahead. 16 rows x 32 k of 4-bit codes take
 /// 28 shifts, 32 permutes and 32 multiply-adds, 46 cycles of two ports; of 2-bit codes 47, of 3-bit codes 60, of 8-bit
-/// codes 52, of 5- and 6-bit codes 66. Expected limit: these instructions on the last-level cache (17 to 70 cycles to
-/// read), and on DRAM (35 to 140) below 4 bits.
+/// codes 52, of 5- and 6-bit codes 66. Codes that are floats of 6 or 8 bits are looked up as bf16, which all their
+/// values are: 64 words in two registers (vpermi2w), of 8 bits two look-ups and the sign; each half of a lane is then a
+/// float after a shift or a mask. 16 rows x 32 k take 92 instructions of 6 bits and 128 of 8 bits. Expected limit:
+/// these instructions on the last-level cache (17 to 70 cycles to read), and on DRAM (35 to 140) below 4 bits.
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
@@ -38,7 +40,7 @@ struct FloatDots {
     float value[16];
     for (int c = 0; c < 16; ++c)
       value[c] = static_cast<float>((Bits == 4 ? p.levels[c] : c % (1 << Bits)) - (p.zeros ? 0 : p.zero));
-    values = _mm512_loadu_ps(value);
+    values = _mm512_loadu_ps(Bits == 4 && p.values != nullptr ? p.values : value);
   }
   __m512 values;     ///< of codes of up to 4 bits, less the zero of all groups
   bool group_zeros;  ///< zeros are per group
@@ -147,6 +149,55 @@ struct FloatDots {
   }
 };
 
+/// The multiply-adds of one step of codes that are floats, whose sums get the scale.
+template <int Bits>
+struct SmallFloatDots : FloatDots<Bits, false> {
+  explicit SmallFloatDots(const CodeProduct& p) : FloatDots<Bits, false>(p), table(p) {}
+  Bf16Table<Bits> table;
+
+  template <int T, int Q, int End>
+  void dot(const unsigned char* w, const float* x, __m512 (&sum)[T][2]) const {
+    if constexpr (Q < End) {
+      const __m512i codes = quad<Bits, Q>(w);
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const __m512i pair = table.values(half == 0 ? codes : _mm512_srli_epi16(codes, 8));
+        const int k = Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + half];
+        FloatDots<Bits, false>::template add<T>(even_of(pair), x, k, sum);
+        FloatDots<Bits, false>::template add<T>(odd_of(pair), x, k + 1, sum);
+      }
+      dot<T, Q + 1, End>(w, x, sum);
+    }
+  }
+  template <int T>
+  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Groups& g,
+            std::ptrdiff_t group, __m512 (&total)[T], __m512 (&)[T][2]) const {
+    constexpr int kLines = static_cast<int>(code_step_bytes(Bits) / 64);
+#pragma GCC unroll 8
+    for (int i = 0; i < kLines; ++i) _mm_prefetch(w + ahead + 64 * i, _MM_HINT_T0);
+    const float* x = p.x + s * T * kCodeStep;
+    const bool halves = p.group_steps == 0;
+    __m512 sum[T][2];
+    const auto begin = [&sum] {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_ps();
+    };
+    const auto end = [&](std::ptrdiff_t of) {
+      const __m512 scale = _mm512_load_ps(g.scale[of]);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) total[t] = _mm512_fmadd_ps(_mm512_add_ps(sum[t][0], sum[t][1]), scale, total[t]);
+    };
+    begin();
+    dot<T, 0, 4>(w, x, sum);
+    if (halves) {
+      end(group);
+      begin();
+    }
+    dot<T, 4, 8>(w, x, sum);
+    end(halves ? group + 1 : group);
+  }
+};
+
 template <int Bits>
 void few_of(const CodeProduct& p) {
   p.minimums || (Bits <= 4 && p.zeros) ? few_codes<FloatDots<Bits, true>>(p) : few_codes<FloatDots<Bits, false>>(p);
@@ -162,9 +213,9 @@ void few_f32(const CodeProduct& p) noexcept {
     case 5:
       return few_of<5>(p);
     case 6:
-      return few_of<6>(p);
+      return p.values != nullptr ? few_codes<SmallFloatDots<6>>(p) : few_of<6>(p);
     default:
-      return few_of<8>(p);
+      return p.values != nullptr ? few_codes<SmallFloatDots<8>>(p) : few_of<8>(p);
   }
 }
 

@@ -5,7 +5,8 @@
 /// pairs. Where all scales are powers of two and results are far from the ends of the range, the level itself is looked
 /// up as bf16 and the scale added to its exponent: shift, permute, test and add, 32 cycles a step of the port that
 /// permutes. Otherwise levels become floats, get scale, zero and minimum in one multiply-add, are rounded to nearest
-/// even and interleaved: about 9 instructions a line, 72 cycles a step.
+/// even and interleaved: about 9 instructions a line, 72 cycles a step. Codes that are floats of 6 or 8 bits are looked
+/// up as bf16 too, a pair a lane, and get their scale in the same two ways.
 ///
 /// Expected limit: none of its own from 128 tokens on, where tile products of 256 cycles a step hide it; these cycles
 /// for fewer.
@@ -31,13 +32,13 @@ constexpr int kPairOrder[4] = {0, 2, 1, 3};
 
 static inline void store_line(std::uint16_t* dst, __m512i line) { _mm512_storeu_si512(dst, line); }
 
-/// Whether weights are small integers times powers of two, the multiplier among them.
+/// Whether weights are small integers or small floats times powers of two, the multiplier among them.
 static inline bool by_powers(const CodeProduct& p) {
-  return p.scale == 0 && p.bits == 4 && !p.minimums && !p.zeros && p.zero == 0 &&
+  return p.scale == 0 && (p.values != nullptr ? p.bits > 4 : p.bits == 4) && !p.minimums && !p.zeros && p.zero == 0 &&
          (f32_bits(p.multiplier) & 0x807fffffu) == 0;
 }
 /// The scales of a block as steps of the exponents of both halves of a lane; false if one of them is not within 2^-100
-/// … 2^100, where exponents of small integers have room.
+/// … 2^100, where their exponents have room.
 static inline bool read_powers(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, CodeDecoder& d) {
   const __m512i bias = _mm512_set1_epi32(254 - static_cast<int>(f32_bits(p.multiplier) >> 23));
   __m512i farthest = _mm512_setzero_si512();
@@ -152,6 +153,7 @@ static inline void quad_lines(const unsigned char* w, __m512 levels, __m512 zero
 template <int Bits>
 static inline __m512 f32_levels(const CodeProduct& p) {
   __m512i ints = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  if (Bits == 4 && p.values != nullptr) return _mm512_loadu_ps(p.values);
   if (Bits == 4) ints = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.levels)));
   return _mm512_cvtepi32_ps(ints);
 }
@@ -176,6 +178,47 @@ static inline void step_of_floats(__m512 levels, const unsigned char* w, const C
     quad_lines<Bits, 6>(w, levels, zero, scale, offset, dst);
     quad_lines<Bits, 7>(w, levels, zero, scale, offset, dst);
   });
+}
+
+/// Quads [Q, End) of codes that are floats.
+template <int Bits, int Q, int End>
+static inline void float_lines(const Bf16Table<Bits>& table, const unsigned char* w, const CodeDecoder& d,
+                               std::ptrdiff_t group, std::uint16_t* dst) {
+  if constexpr (Q < End) {
+    const __m512i codes = quad<Bits, Q>(w);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      __m512i pair = table.values(half == 0 ? codes : _mm512_srli_epi16(codes, 8));
+      if (d.powers) {
+        // Neither 0 nor beyond the finite: 2 · magnitude - 1 below that of infinity.
+        const __m512i twice = _mm512_sub_epi16(_mm512_slli_epi16(pair, 1), _mm512_set1_epi16(1));
+        const __mmask32 finite = _mm512_cmplt_epu16_mask(twice, _mm512_set1_epi16(static_cast<short>(0xfeff)));
+        pair = _mm512_mask_add_epi16(pair, finite, pair, _mm512_load_si512(d.scale[group]));
+      } else {
+        const __m512 scale = _mm512_load_ps(d.scale[group]);
+        pair = pairs_of(_mm512_mul_ps(even_of(pair), scale), _mm512_mul_ps(odd_of(pair), scale));
+      }
+      store_line(dst + 32 * (Q / 2 * 4 + Q % 2 + 2 * half), pair);
+    }
+    float_lines<Bits, Q + 1, End>(table, w, d, group, dst);
+  }
+}
+
+/// Steps of one block of codes that are floats.
+template <int Bits>
+static void decode_floats(const CodeProduct& p, std::ptrdiff_t step, std::ptrdiff_t end, std::ptrdiff_t ahead,
+                          const CodeDecoder& d, std::uint16_t* dst) {
+  constexpr std::ptrdiff_t kBytes = code_step_bytes(Bits);
+  const Bf16Table<Bits> table(p);
+  const unsigned char* w = d.block + (step - d.first) * kBytes;
+  for (; step < end; ++step, w += kBytes, dst += kCodeTile) {
+#pragma GCC unroll 8
+    for (std::ptrdiff_t b = 0; b < kBytes; b += 64) _mm_prefetch(w + b + ahead, _MM_HINT_T0);
+    const std::ptrdiff_t at = step - d.first;
+    const std::ptrdiff_t group = p.group_steps == 0 ? 2 * at : at / p.group_steps;
+    float_lines<Bits, 0, 4>(table, w, d, group, dst);
+    float_lines<Bits, 4, 8>(table, w, d, p.group_steps == 0 ? group + 1 : group, dst);
+  }
 }
 
 /// Steps of one block.
@@ -223,10 +266,10 @@ void decode_bf16(const CodeProduct& p, const unsigned char* panel, std::ptrdiff_
         decode_steps<5>(p, step, end, ahead, d, dst);
         break;
       case 6:
-        decode_steps<6>(p, step, end, ahead, d, dst);
+        (p.values != nullptr ? decode_floats<6> : decode_steps<6>)(p, step, end, ahead, d, dst);
         break;
       default:
-        decode_steps<8>(p, step, end, ahead, d, dst);
+        (p.values != nullptr ? decode_floats<8> : decode_steps<8>)(p, step, end, ahead, d, dst);
     }
     dst += (end - step) * kCodeTile;
     step = end;

@@ -9,7 +9,8 @@
 ///
 /// So nothing overflows, and the sum of a step, on top of minus what the zero adds to it, is exact. f32 activations:
 /// bytes moved to the top of a lane become floats by a fixed-point conversion, then multiply-adds (why not integers:
-/// codes_avx512.cpp).
+/// codes_avx512.cpp). Codes that are floats of 6 or 8 bits are shifted to the places of a float's parts and multiplied
+/// by the power of two between the biases; a table of 16 floats is looked up byte by byte.
 ///
 /// For 16 rows x 32 k of 4-bit codes 80 instructions decode, and a token takes 64 multiplies and 12 sums in integers
 /// and 12 operations in float. Expected limit: these instructions, 84 cycles of two pipes for one token.
@@ -67,15 +68,58 @@ void few_int8(const CodeProduct& p) noexcept {
   }
 }
 
+/// The values of codes that are floats: those of 4 rows in byte `place` of all lanes. Nothing for other widths.
+template <int Bits>
+struct SmallFloat {
+  explicit SmallFloat(const CodeProduct&) {}
+  static vf value(int32x4_t, int) { return splat_v(0.0f); }
+};
+template <int Bits>
+requires(Bits == 6 || Bits == 8) struct SmallFloat<Bits> {
+  explicit SmallFloat(const CodeProduct& p)
+      : right(vdupq_n_s32(-(9 - Bits + p.mantissa_bits))),
+        parts(vdupq_n_u32(0x80000000u | ((1u << (Bits - 1)) - 1) << (23 - p.mantissa_bits))),
+        bias(vreinterpretq_f32_u32(vdupq_n_u32((254u - (1u << (Bits - 2 - p.mantissa_bits)) + 1u) << 23))),
+        beyond(vdupq_n_u32(Bits == 6              ? 0x7fffffffu
+                           : p.mantissa_bits == 2 ? (31u << 23) - 1
+                                                  : (15u << 23 | 6u << 20))) {}
+  int32x4_t right;    ///< from the top of a lane to the place of a float's exponent
+  uint32x4_t parts;   ///< mask of sign and magnitude there
+  vf bias;            ///< 2 to the difference of the biases
+  uint32x4_t beyond;  ///< larger magnitudes are infinity or NaN
+
+  vf value(int32x4_t codes, int place) const {
+    const int32x4_t top = vshlq_s32(codes, vdupq_n_s32(32 - Bits - 8 * place));
+    const uint32x4_t bits = vandq_u32(vreinterpretq_u32_s32(vshlq_s32(top, right)), parts);
+    const vf v = vmulq_f32(vreinterpretq_f32_u32(bits), bias);
+    if (Bits == 6) return v;
+    const uint32x4_t is_beyond = vcgtq_u32(vandq_u32(bits, vdupq_n_u32(0x7fffffffu)), beyond);
+    return vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(v), vandq_u32(is_beyond, vdupq_n_u32(0x7f800000u))));
+  }
+};
+template <>
+struct SmallFloat<4> {
+  explicit SmallFloat(const CodeProduct& p) : values(vld1q_u8_x4(reinterpret_cast<const std::uint8_t*>(p.values))) {}
+  uint8x16x4_t values;
+
+  vf value(int32x4_t codes, int place) const {
+    const uint32x4_t moved = vshlq_u32(vreinterpretq_u32_s32(codes), vdupq_n_s32(-8 * place));
+    const uint32x4_t code = vandq_u32(moved, vdupq_n_u32(15));
+    const uint32x4_t bytes = vmlaq_n_u32(vdupq_n_u32(0x03020100u), code, 0x04040404u);
+    return vreinterpretq_f32_u8(vqtbl4q_u8(values, vreinterpretq_u8_u32(bytes)));
+  }
+};
+
 /// The multiply-adds of one step. Affine: weights get their scale and minimum before they are multiplied, as they would
-/// be decoded; otherwise sums get the scale. Halves: two groups of 16 in a step.
-template <int Bits, bool Affine, bool Halves>
+/// be decoded; otherwise sums get the scale. Halves: two groups of 16 in a step. Small: codes are floats.
+template <int Bits, bool Affine, bool Halves, bool Small>
 struct FloatDots {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
   static constexpr bool kHalves = Halves;
 
-  explicit FloatDots(const CodeProduct& p) : levels(vld1q_s8(p.levels)) {}
+  explicit FloatDots(const CodeProduct& p) : levels(vld1q_s8(p.levels)), element(p) {}
   int8x16_t levels;
+  SmallFloat<Small ? Bits : 0> element;
 
   /// Zeros as floats.
   static std::int32_t zero(std::int32_t v, std::ptrdiff_t) {
@@ -101,13 +145,19 @@ struct FloatDots {
     for (int q = Half * kCount; q < (Half + 1) * kCount; ++q) {
       int32x4_t bytes[R];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) bytes[r] = vreinterpretq_s32_s8(quad_values<Bits>(w, q, part + r, levels));
+      for (int r = 0; r < R; ++r)
+        bytes[r] = Small ? vreinterpretq_s32_u8(quad_codes<Bits>(w, q, part + r))
+                         : vreinterpretq_s32_s8(quad_values<Bits>(w, q, part + r, levels));
 #pragma GCC unroll 4
       for (int b = 0; b < 4; ++b) {
         const int k = q / 2 * 8 + kCodeOrder[q % 2 * 4 + b];
         vf weight[R];
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
+          if (Small) {
+            weight[r] = element.value(bytes[r], b);
+            continue;
+          }
           const int32x4_t top = vshlq_s32(bytes[r], vdupq_n_s32(24 - 8 * b));
           const int32x4_t alone = vandq_s32(top, vdupq_n_s32(-0x1000000));
           weight[r] = vsubq_f32(vcvtq_n_f32_s32(alone, 24), zero[r]);
@@ -142,13 +192,16 @@ struct FloatDots {
   }
 };
 
-template <int Bits, bool Affine>
+template <int Bits, bool Affine, bool Small>
 void few_f32_of(const CodeProduct& p) {
-  p.group_steps == 0 ? few_codes<FloatDots<Bits, Affine, true>>(p) : few_codes<FloatDots<Bits, Affine, false>>(p);
+  p.group_steps == 0 ? few_codes<FloatDots<Bits, Affine, true, Small>>(p)
+                     : few_codes<FloatDots<Bits, Affine, false, Small>>(p);
 }
 template <int Bits>
 void few_f32_of(const CodeProduct& p) {
-  p.minimums ? few_f32_of<Bits, true>(p) : few_f32_of<Bits, false>(p);
+  if constexpr (Bits == 4 || Bits == 6 || Bits == 8)
+    if (p.values != nullptr) return few_f32_of<Bits, false, true>(p);
+  p.minimums ? few_f32_of<Bits, true, false>(p) : few_f32_of<Bits, false, false>(p);
 }
 void few_f32(const CodeProduct& p) noexcept {
   switch (p.bits) {

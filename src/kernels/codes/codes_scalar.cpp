@@ -49,14 +49,14 @@ void read_groups(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t g
   }
 }
 
-/// The values of the 32 codes of row r of a step, in kCodeOrder.
+/// The values of the 32 codes of row r of a step, in kCodeOrder; of floats the codes themselves.
 void read_codes(const CodeProduct& p, const unsigned char* step, std::ptrdiff_t r, int* values) {
   const int low = low_plane(p.bits), high = high_plane(p.bits);
   const unsigned char* upper = step + code_step_bytes(low);
   for (std::ptrdiff_t e = 0; e < kCodeStep; ++e) {
     int code = (step[plane_byte(low, r, e)] >> plane_bit(low, e)) & ((1 << low) - 1);
     if (high > 0) code |= ((upper[plane_byte(high, r, e)] >> plane_bit(high, e)) & ((1 << high) - 1)) << low;
-    values[e] = p.bits == 4 ? p.levels[code] : code;
+    values[e] = p.bits == 4 && p.values == nullptr ? p.levels[code] : code;
   }
 }
 
@@ -121,7 +121,7 @@ void few_f32(const CodeProduct& p) noexcept {
       const float* x = p.x + (s * p.tokens + t) * kCodeStep;
       float sum = 0.0f;
       for (int e = first; e < first + count; ++e) {
-        const float value = static_cast<float>(values[e] - g.zero);
+        const float value = p.values != nullptr ? p.values[values[e]] : static_cast<float>(values[e] - g.zero);
         sum += (p.minimums ? value * g.scale + g.minimum : value) * x[e / 8 * 8 + kCodeOrder[e % 8]];
       }
       p.sums[t * p.sums_stride + panel * kCodeRows + r] += p.minimums ? sum : sum * g.scale;
