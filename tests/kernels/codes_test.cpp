@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "blockpack/core/any_linear.hpp"
 #include "blockpack/core/dense.hpp"
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/row_matrix.hpp"
@@ -530,10 +531,23 @@ TEST_CASE("the pack policy holds for codes, and a packed matrix computes without
   const auto none = RowMatrix<Mx>::encode(view, {}, {}, PackPolicy::none());
   apply(none, 1);
   CHECK(none.packed_bytes() == 0);
+  CHECK(none.packed_bytes_needed() == (codes ? bytes : 0));
   AlignedBuffer<std::byte> memory(static_cast<index_t>(bytes));
   const auto into = RowMatrix<Mx>::encode(view, {}, {}, PackPolicy::into(memory.span()));
   CHECK(into.packed_bytes() == op.packed_bytes());
   CHECK(apply(into, 8) == y);
+  AlignedBuffer<std::byte> part(static_cast<index_t>(none.row_range(3, 5).packed_bytes_needed()));
+  CHECK(none.row_range(3, 5, PackPolicy::into(part.span())).packed_bytes() == static_cast<std::size_t>(part.size()));
+  AnyLinear any = into;
+  CHECK(any.packed_bytes_needed() == none.packed_bytes_needed());
+  if (codes) {
+    const AnyLinear copy = any;
+    any.release_stored();
+    CHECK(any.storage_bytes() == 0);
+    CHECK(copy.storage_bytes() == into.storage_bytes());
+    CHECK(apply(any, 8) == y);
+  }
+  CHECK_THROWS_AS(AnyLinear(none).release_stored(), UnsupportedError);
   if (!codes) return;
   op.release_stored();
   CHECK(apply(op, 8) == y);
