@@ -14,7 +14,7 @@ namespace {
 using io_detail::printable;
 
 constexpr std::optional<Dtype> kQuantized = std::nullopt;
-constexpr std::array<GgufTensorTypeInfo, 35> kTypes{{
+constexpr std::array<GgufTensorTypeInfo, 35> kGgufTypes{{
     {GgufTensorType::f32, "F32", 1, 4, Dtype::f32},
     {GgufTensorType::f16, "F16", 1, 2, Dtype::f16},
     {GgufTensorType::q4_0, "Q4_0", 32, 18, kQuantized},
@@ -54,16 +54,16 @@ constexpr std::array<GgufTensorTypeInfo, 35> kTypes{{
 
 }  // namespace
 
-std::span<const GgufTensorTypeInfo> gguf_tensor_types() noexcept { return kTypes; }
+std::span<const GgufTensorTypeInfo> gguf_tensor_types() noexcept { return kGgufTypes; }
 
 const GgufTensorTypeInfo& gguf_tensor_type_info(GgufTensorType type) noexcept {
-  const auto at = std::lower_bound(kTypes.begin(), kTypes.end(), type,
+  const auto at = std::lower_bound(kGgufTypes.begin(), kGgufTypes.end(), type,
                                    [](const GgufTensorTypeInfo& info, GgufTensorType t) { return info.type < t; });
   return *at;
 }
 
 std::optional<GgufTensorType> gguf_tensor_type_of(Dtype dtype) noexcept {
-  for (const GgufTensorTypeInfo& info : kTypes)
+  for (const GgufTensorTypeInfo& info : kGgufTypes)
     if (info.dtype == dtype) return info.type;
   return std::nullopt;
 }
