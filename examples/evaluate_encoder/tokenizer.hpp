@@ -53,7 +53,8 @@ class UnigramTokenizer {
       const std::size_t tab = line.find('\t');
       Piece piece{line.substr(0, tab)};
       const char* end = line.data() + line.size();
-      const auto parsed = std::from_chars(line.data() + std::min(tab, line.size() - 1) + 1, end, piece.score);
+      const std::size_t score_at = tab == std::string::npos ? line.size() : tab + 1;
+      const auto parsed = std::from_chars(line.data() + score_at, end, piece.score);
       if (piece.text.empty() || tab == std::string::npos || parsed.ec != std::errc() || parsed.ptr != end)
         throw blockpack::FormatError("'" + path.string() + "', line " + std::to_string(pieces.size() + 1) +
                                      ": no piece and score with a tab between");

@@ -130,7 +130,8 @@ double fit_tile_rrqr(BlockLowRankTile<T>& tile, MatrixView<const T> w, double bu
     tile.values = eigen_map(w);
     return 0.0;
   }
-  const Wide q = qr.householderQ() * Wide::Identity(w.rows(), rank);
+  Wide q(w.rows(), rank);
+  if (rank > 0) q = qr.householderQ() * Wide::Identity(w.rows(), rank);  // Eigen forms addresses in an empty result
   const Wide right = r.topRows(rank) * qr.colsPermutation().transpose();
   tile.left = q.template cast<T>();
   tile.right = right.template cast<T>();
