@@ -18,7 +18,7 @@ function(blockpack_add_isa_level name)
   set_source_files_properties(${sources} TARGET_DIRECTORY blockpack PROPERTIES
     # g++ 12 takes its own AVX-512 intrinsics for uses of uninitialized registers.
     # Instrumented by a fuzzer and the sanitizers, or checked at every address they form, they take clang minutes each.
-    COMPILE_OPTIONS "${ARGN};-ffp-contract=off;-fno-exceptions;$<$<BOOL:${BLOCKPACK_FUZZ}>:-fno-sanitize=all>;$<$<CXX_COMPILER_ID:Clang>:-fno-sanitize=pointer-overflow,object-size,null>;$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>;$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>")
+    COMPILE_OPTIONS "${ARGN};-ffp-contract=off;-fno-exceptions;$<$<BOOL:${BLOCKPACK_FUZZ}>:-fno-sanitize=all>;$<$<CXX_COMPILER_ID:Clang>:-fno-sanitize=object-size,null>;$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>;$<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>")
   string(TOUPPER ${name} upper)
   target_compile_definitions(blockpack PRIVATE BLOCKPACK_WITH_${upper}=1)
 endfunction()
