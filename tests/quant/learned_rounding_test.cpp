@@ -172,21 +172,18 @@ namespace {
 template <class F>
 void check_learned(const SyntheticLayer& layer, const F& format) {
   CAPTURE(format.scheme());
-  const EncodeOptions one = test::one_thread();
-  FormatGrids<F> grids(fitted(format, layer.w(), one), layer.shape);
-  std::vector<float> chosen(layer.weights.size());
-  const MatrixView<float> q(chosen.data(), layer.shape.rows, layer.shape.cols);
-  nearest(layer.w(), grids, q, one.execution);
-  const double plain = layer_loss(layer.w(), q, layer.h);
+  const Execution one = test::one_thread().execution;
+  test::Rounded<F> rounded(layer, format);
+  const double plain = rounded.loss();
   FlexRoundOptions flex;
   flex.iterations = test::budget(40, 10);
-  flexround(layer.w(), layer.h, grids, q, flex, one.execution);
-  CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
-  CHECK(layer_loss(layer.w(), q, layer.h) <= 1.00001 * plain);
+  flexround(layer.w(), layer.h, rounded.grids, rounded.q(), flex, one);
+  CHECK(rounded.stores_what_it_chose());
+  CHECK(rounded.loss() <= 1.00001 * plain);
   DiscQuantOptions disc = layer_form_options();
   disc.steps = test::budget(40, 20);
-  discquant(layer.w(), layer.h, grids, q, disc, one.execution);
-  CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
+  discquant(layer.w(), layer.h, rounded.grids, rounded.q(), disc, one);
+  CHECK(rounded.stores_what_it_chose());
 }
 
 }  // namespace

@@ -59,4 +59,20 @@ double loss_of(const SyntheticLayer& layer, const QuantizedMatrix<F>& q) {
   return layer_loss(layer.w(), {values.data(), layer.shape.rows, layer.shape.cols}, layer.h);
 }
 
+/// A layer on the grids of a format that is fitted to it: at first the nearest values, for algorithms to improve on.
+template <class F>
+struct Rounded {
+  const SyntheticLayer& layer;
+  FormatGrids<F> grids;
+  std::vector<float> chosen;
+
+  Rounded(const SyntheticLayer& of, const F& format)
+      : layer(of), grids(fitted(format, of.w(), one_thread()), of.shape), chosen(of.weights.size()) {
+    nearest(of.w(), grids, q(), one_thread().execution);
+  }
+  MatrixView<float> q() { return {chosen.data(), layer.shape.rows, layer.shape.cols}; }
+  double loss() { return layer_loss(layer.w(), q(), layer.h, one_thread().execution); }
+  bool stores_what_it_chose() { return decoded(grids.store(MatrixView<const float>(q()))) == chosen; }
+};
+
 }  // namespace blockpack::test

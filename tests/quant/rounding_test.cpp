@@ -149,27 +149,24 @@ namespace {
 template <class F>
 void check_rounding(const SyntheticLayer& layer, const F& format) {
   CAPTURE(format.scheme());
-  const EncodeOptions one = test::one_thread();
-  FormatGrids<F> grids(fitted(format, layer.w(), one), layer.shape);
-  std::vector<float> chosen(layer.weights.size());
-  const MatrixView<float> q(chosen.data(), layer.shape.rows, layer.shape.cols);
-  nearest(layer.w(), grids, q, one.execution);
-  const double plain = layer_loss(layer.w(), q, layer.h, one.execution);
-  descend(layer.w(), layer.h, grids, q, {}, one.execution);
-  const double polished = layer_loss(layer.w(), q, layer.h, one.execution);
-  CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
-  gptq(layer.w(), layer.h, grids, q, {}, one.execution);
-  const double by_gptq = layer_loss(layer.w(), q, layer.h, one.execution);
-  CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
+  const Execution one = test::one_thread().execution;
+  test::Rounded<F> rounded(layer, format);
+  const double plain = rounded.loss();
+  descend(layer.w(), layer.h, rounded.grids, rounded.q(), {}, one);
+  const double polished = rounded.loss();
+  CHECK(rounded.stores_what_it_chose());
+  gptq(layer.w(), layer.h, rounded.grids, rounded.q(), {}, one);
+  const double by_gptq = rounded.loss();
+  CHECK(rounded.stores_what_it_chose());
   CHECK(polished <= plain);
   CHECK(by_gptq < 0.9 * plain);
   // Groups fitted when their turn comes.
   GptqOptions refitted;
   refitted.act_order = refitted.static_groups = false;
   refitted.block = 40;
-  gptq(layer.w(), layer.h, grids, q, refitted, one.execution);
-  CHECK(decoded(grids.store(MatrixView<const float>(q))) == chosen);
-  CHECK(layer_loss(layer.w(), q, layer.h, one.execution) < plain);
+  gptq(layer.w(), layer.h, rounded.grids, rounded.q(), refitted, one);
+  CHECK(rounded.stores_what_it_chose());
+  CHECK(rounded.loss() < plain);
 }
 
 }  // namespace

@@ -130,8 +130,7 @@ double fit_tile_rrqr(BlockLowRankTile<T>& tile, MatrixView<const T> w, double bu
     tile.values = eigen_map(w);
     return 0.0;
   }
-  Wide q(w.rows(), rank);
-  if (rank > 0) q = qr.householderQ() * Wide::Identity(w.rows(), rank);  // Eigen forms addresses in an empty result
+  const Wide q = qr.householderQ() * Wide::Identity(w.rows(), rank);
   const Wide right = r.topRows(rank) * qr.colsPermutation().transpose();
   tile.left = q.template cast<T>();
   tile.right = right.template cast<T>();
