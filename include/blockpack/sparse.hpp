@@ -5,6 +5,7 @@
 /// docs/sparsity.md.
 
 #include "blockpack/sparse/mask.hpp"
+#include "blockpack/sparse/n_m.hpp"
 #include "blockpack/sparse/prune/criterion.hpp"
 #include "blockpack/sparse/prune/nowag.hpp"
 #include "blockpack/sparse/prune/refit.hpp"
