@@ -11,7 +11,6 @@
 /// (order of bits, which places stand for missing weights); the general form is ours.
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -23,6 +22,7 @@
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_matrix.hpp"
+#include "blockpack/sparse/row_values.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
@@ -87,8 +87,7 @@ class NmFormat {
     return std::to_string(layout_.keep) + ":" + std::to_string(layout_.of) + "-" + std::string(values_.scheme());
   }
   std::vector<SectionSpec> sections(index_t cols) const {
-    std::vector<SectionSpec> specs = values_.sections(layout_.kept(cols));
-    for (SectionSpec& s : specs) s.name = "values." + s.name;
+    std::vector<SectionSpec> specs = detail::value_sections(values_.sections(layout_.kept(cols)));
     specs.push_back({"indices", layout_.index_bytes(cols)});
     return specs;
   }
@@ -118,32 +117,20 @@ class NmFormat {
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const {
     std::fill(dst.begin(), dst.end(), 0.0f);
     const auto end = col + static_cast<index_t>(dst.size());
-    const index_t kept = layout_.kept(cols), row_bytes = layout_.index_bytes(cols);
-    constexpr index_t kStep = RowSource::kColumnStep;
-    std::array<float, kStep> values;
-    index_t first = -kStep;
+    const index_t row_bytes = layout_.index_bytes(cols);
+    detail::RowValues<V> values(values_, src.first(src.size() - 1), layout_.kept(cols));
     for (index_t g = col / layout_.of; g * layout_.of < end; ++g) {
       std::uint64_t places = layout_.read(src.back(), row_bytes, g);
       for (index_t i = 0; i < layout_.kept_of(g, cols); ++i, places >>= layout_.bits()) {
-        const index_t v = g * layout_.keep + i;
-        if (v >= first + kStep) {
-          first = v / kStep * kStep;
-          values_.decode_row(src.first(src.size() - 1), kept, first,
-                             std::span(values).first(static_cast<std::size_t>(std::min(kStep, kept - first))));
-        }
-        const index_t place = place_of(places), j = g * layout_.of + place;
-        if (place < layout_.size_of(g, cols) && j >= col && j < end)
-          dst[static_cast<std::size_t>(j - col)] += values[static_cast<std::size_t>(v - first)];
+        const float value = values[g * layout_.keep + i];
+        const auto place = static_cast<index_t>(places & ((std::uint64_t{1} << layout_.bits()) - 1));
+        const index_t j = g * layout_.of + place;
+        if (place < layout_.size_of(g, cols) && j >= col && j < end) dst[static_cast<std::size_t>(j - col)] += value;
       }
     }
   }
   void decode_row_bf16(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<bf16> dst) const {
-    std::array<float, RowSource::kColumnStep> values;
-    for (std::size_t at = 0; at < dst.size(); at += values.size()) {
-      const std::size_t n = std::min(values.size(), dst.size() - at);
-      decode_row(src, cols, col + static_cast<index_t>(at), std::span(values).first(n));
-      for (std::size_t i = 0; i < n; ++i) dst[at + i] = bf16(values[i]);
-    }
+    detail::decode_as_bf16(col, dst, [&](index_t c, std::span<float> part) { decode_row(src, cols, c, part); });
   }
 
   // Where V has parameters of the whole matrix: those of the weights that can be stored.
@@ -159,10 +146,6 @@ class NmFormat {
   friend bool operator==(const NmFormat&, const NmFormat&) = default;
 
  private:
-  index_t place_of(std::uint64_t places) const noexcept {
-    return static_cast<index_t>(places & ((std::uint64_t{1} << layout_.bits()) - 1));
-  }
-
   /// The stored values of one row, and their importance; writes their places unless `indices` is null. Missing weights
   /// are zeros at the first free places from M - N on.
   class Kept {
