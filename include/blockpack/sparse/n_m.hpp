@@ -33,7 +33,7 @@ struct NmLayout {
   index_t of = 4;
 
   /// Of one place.
-  constexpr int bits() const noexcept { return std::bit_width(static_cast<std::size_t>(of - 1)); }
+  constexpr int bits() const noexcept { return static_cast<int>(std::bit_width(static_cast<std::size_t>(of - 1))); }
   constexpr int group_bits() const noexcept { return static_cast<int>(keep) * bits(); }
   constexpr index_t groups(index_t cols) const noexcept { return ceil_div(cols, of); }
   constexpr index_t groups_per_word() const noexcept { return 64 / group_bits(); }
@@ -75,7 +75,8 @@ class NmFormat {
  public:
   using Values = V;
 
-  explicit NmFormat(NmLayout layout = {}, V values = {}) : layout_(layout), values_(std::move(values)) {
+  NmFormat() : NmFormat(NmLayout{}) {}
+  explicit NmFormat(NmLayout layout, V values = V{}) : layout_(layout), values_(std::move(values)) {
     if (layout.keep < 1 || layout.of < 2 || layout.of > 16 || layout.keep > layout.of)
       throw ValueError("NmFormat: " + std::to_string(layout.keep) + ":" + std::to_string(layout.of) +
                        ", 1 <= N <= M and 2 <= M <= 16 needed");
