@@ -31,9 +31,15 @@ struct Pruning {
   bool search = false;
   bool refit = false;
 
-  /// From the algorithms of a scheme. FormatError that points at the second of two starts.
-  static Pruning read(const Scheme& scheme) {
+  /// From the algorithms of a scheme, whose fields before the values are `before`; when neither values nor algorithms
+  /// are named, the best there is. FormatError that points at the second of two starts.
+  static Pruning read(const Scheme& scheme, std::size_t before, bool exchanges) {
     Pruning p;
+    if (scheme.algorithms.empty() && scheme.fields.size() == before) {
+      if (!exchanges) p.start = Start::sparsegpt;
+      p.search = exchanges;
+      p.refit = !exchanges;
+    }
     const SchemeToken* start = nullptr;
     for (const SchemeToken& algorithm : scheme.algorithms) {
       if (algorithm.text == "search") {
@@ -89,7 +95,7 @@ struct Pruning {
   }
 };
 
-/// What the two kinds of codecs share.
+/// What the two kinds of codecs share. `2:4` alone is `2:4-bf16+search`, `bsr32x32` is `bsr32x32-bf16+sparsegpt+refit`.
 class PrunedCodec : public Codec {
  public:
   PrunedCodec(std::shared_ptr<const Codec> values, Pruning pruning) : values_(std::move(values)), pruning_(pruning) {}
@@ -240,8 +246,10 @@ class BlockCodec final : public PrunedCodec {
   index_t sparsity_;
 };
 
-/// The codec of the values: fields[first] and what follows. FormatError when it is missing or no row format.
+/// The codec of the values: fields[first] and what follows. FormatError when it is missing or no row format; a form
+/// whose values and algorithms both go unsaid has bf16.
 std::shared_ptr<const Codec> values_of(const Scheme& scheme, std::size_t first) {
+  if (scheme.fields.size() <= first && scheme.algorithms.empty()) return Registry::standard().codec("bf16");
   if (scheme.fields.size() <= first)
     fail_scheme(scheme.text, scheme.format.offset + scheme.format.text.size(),
                 "the format of the kept weights is missing: -bf16, -int8-g128, -int4-g32 …");
@@ -256,7 +264,7 @@ std::shared_ptr<const Codec> make_n_m(const Scheme& scheme) {
   const std::string& name = scheme.format.text;
   const std::size_t colon = name.find(':');
   return std::make_shared<const NmCodec>(NmLayout{std::stol(name), std::stol(name.substr(colon + 1))},
-                                         values_of(scheme, 0), Pruning::read(scheme));
+                                         values_of(scheme, 0), Pruning::read(scheme, 0, true));
 }
 
 std::shared_ptr<const Codec> make_blocks(const Scheme& scheme) {
@@ -270,12 +278,13 @@ std::shared_ptr<const Codec> make_blocks(const Scheme& scheme) {
     if (sparsity < 1 || sparsity > 99)
       fail_scheme(scheme.text, scheme.fields[0].offset + 1, "the share of pruned blocks is 1 to 99 percent");
   }
-  const Pruning pruning = Pruning::read(scheme);
+  const std::size_t before = given ? 1 : 0;
+  const Pruning pruning = Pruning::read(scheme, before, block == MatrixShape{1, 1});
   if (pruning.search && block != MatrixShape{1, 1})
     for (const SchemeToken& algorithm : scheme.algorithms)
       if (algorithm.text == "search")
         fail_scheme(scheme.text, algorithm.offset, "blocks cannot be exchanged; N:M and bitmask can");
-  return std::make_shared<const BlockCodec>(block, sparsity, values_of(scheme, given ? 1 : 0), pruning);
+  return std::make_shared<const BlockCodec>(block, sparsity, values_of(scheme, before), pruning);
 }
 
 }  // namespace
