@@ -25,7 +25,7 @@ namespace {
 
 constexpr index_t kMaxGroup = 16;
 /// Below, loops cost less than packing.
-constexpr index_t kEngineBlock = 32;
+constexpr index_t kEngineBlock = 8;
 
 ApplyOptions serial() {
   ApplyOptions options;
@@ -347,37 +347,38 @@ void ArmorFit<T>::State::adam_step(const Execution& how) {
   }
   const Adam<T> adam(options_.adam, ++adam_steps_);
   const auto scale = static_cast<T>(2.0 / norm_);
+  // n parameters from `first` on; g is destroyed.
+  const auto update = [adam, scale](T* g, index_t n, index_t first, std::vector<T>& values, Moments& moments) {
+    const Adam<T> step = adam;  // not behind a pointer that values may alias
+    T *x = values.data() + first, *m = moments.m.data() + first, *v = moments.v.data() + first;
+    for (index_t k = 0; k < n; ++k) g[k] *= scale;
+    for (index_t k = 0; k < n; ++k) step.update(g[k], x[k], m[k], v[k]);
+  };
   std::vector<T> gradient_b(point_.b.size());
   parallel_for(how, grid_.cols,
                [&](index_t j) { product_.left_transposed(cols_of_b(p_, j), cols_of_b(error_, j), b(gradient_b, j)); });
   parallel_for(how, grid_.rows, [&](index_t i) {
-    const MatrixView<T> s = rows_of_a(point_.s, i, shape_.cols);
-    std::vector<T> gradient(static_cast<std::size_t>(da() * da()));
-    product_.right_transposed(rows_of_a(q_, i, shape_.cols), s, MatrixView<T>(gradient.data(), da(), da()));
-    const auto update = [&](const T* g, index_t first, index_t n, std::vector<T>& values, Moments& moments) {
-      T *x = values.data() + first, *m = moments.m.data() + first, *v = moments.v.data() + first;
-      for (index_t k = 0; k < n; ++k) adam.update(g[k] * scale, x[k], m[k], v[k]);
-    };
-    update(gradient.data(), i * da() * da(), da() * da(), point_.a, *moments_a_);
-    // Pruned entries of S: the gradient is 0, the moments fade.
-    const index_t first = i * da() * shape_.cols;
-    const std::uint8_t* kept = point_.kept.data() + first;
-    T *x = point_.s.data() + first, *m = moments_s_->m.data() + first, *v = moments_s_->v.data() + first;
-    const T* d = d_.data() + first;
-    for (index_t k = 0; k < da() * shape_.cols; ++k) {
-      const auto keep = static_cast<T>(kept[k]);
-      adam.update(d[k] * keep * scale, x[k], m[k], v[k]);
-      x[k] *= keep;
+    const index_t size = da() * da();
+    std::vector<T> gradient(static_cast<std::size_t>(std::max(size, shape_.cols)));
+    product_.right_transposed(rows_of_a(q_, i, shape_.cols), rows_of_a(point_.s, i, shape_.cols),
+                              MatrixView<T>(gradient.data(), da(), da()));
+    update(gradient.data(), size, i * size, point_.a, *moments_a_);
+    for (index_t first = i * da() * shape_.cols; first < (i + 1) * da() * shape_.cols; first += shape_.cols) {
+      // Pruned entries have the gradient 0, their moments fade.
+      const std::uint8_t* kept = point_.kept.data() + first;
+      const T* d = d_.data() + first;
+      T *g = gradient.data(), *x = point_.s.data() + first;
+      for (index_t k = 0; k < shape_.cols; ++k) g[k] = d[k] * static_cast<T>(kept[k]);
+      update(g, shape_.cols, first, point_.s, *moments_s_);
+      for (index_t k = 0; k < shape_.cols; ++k) x[k] *= static_cast<T>(kept[k]);
     }
   });
   parallel_for(how, grid_.cols, [&](index_t j) {
     const T* root = root_h_.data() + j * db();
-    for (index_t r = j * db(); r < (j + 1) * db(); ++r) {
-      const auto at = static_cast<std::size_t>(r * db());
-      for (std::size_t c = 0; c < static_cast<std::size_t>(db()); ++c)
-        adam.update(gradient_b[at + c] * root[c] * scale, point_.b[at + c], moments_b_->m[at + c],
-                    moments_b_->v[at + c]);
-    }
+    const MatrixView<T> gradient = b(gradient_b, j);
+    for (index_t r = 0; r < db(); ++r)
+      for (index_t c = 0; c < db(); ++c) gradient(r, c) *= root[c];
+    update(gradient.data(), db() * db(), j * db() * db(), point_.b, *moments_b_);
   });
   evaluate(how);
 }

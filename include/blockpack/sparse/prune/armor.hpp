@@ -128,10 +128,11 @@ class BLOCKPACK_API ArmorFit {
 ///
 /// Shapes:  as ArmorFit.
 /// Errors:  those of ArmorFit; CancelledError between two iterations.
-/// Cost:    six products of out · in · d multiply-adds an iteration (sequential: fourteen), in float32 through the
-///          engine, which bound it from blocks of 64 on; below, passes over six matrices [out, in] do. In double, and
-///          for blocks below 32, plain loops. Cores of 8:16 try 12870 masks for each block. Memory: ten matrices [out,
-///          in]. Does not depend on the number of threads.
+/// Cost:    an iteration takes six products of out · in · d multiply-adds (sequential: fourteen), in float32 through
+/// the
+///          engine, and passes over six matrices [out, in]: the products are half of the time for blocks of 128, less
+///          for smaller ones. In double, and for blocks below 8, plain loops. Cores of 8:16 try 12870 masks for each
+///          block. Memory: ten matrices [out, in]. The result does not depend on the number of threads.
 BLOCKPACK_API ArmorResult<float> armor(MatrixView<const float> w, std::span<const double> h,
                                        const ArmorOptions& options = {}, const Execution& how = {});
 BLOCKPACK_API ArmorResult<double> armor(MatrixView<const double> w, std::span<const double> h,
