@@ -190,8 +190,15 @@ class Icbs::State {
   std::vector<float> scores(std::size_t layer, IcbsScore score);
   void fix(Layer& layer, std::span<const float> scores);
   std::vector<index_t> choose(const Layer& layer, std::span<const float> scores) const;
+  std::vector<index_t> choose_groups(const Layer& layer, std::span<const float> scores) const;
   std::vector<std::uint8_t> solve(const IcbsQuadratic& quadratic, std::vector<std::uint8_t> x,
-                                  std::span<const std::uint8_t> costless, const Execution& how);
+                                  std::span<const std::uint8_t> costless, Coordinates groups, const Execution& how);
+  /// Of an N:M pattern, counted over the layer.
+  index_t group_of(const Layer& layer, index_t k) const {
+    const index_t in = layer.w.cols();
+    return k / in * ceil_div(in, options_.pattern.of) + k % in / options_.pattern.of;
+  }
+  bool in_groups() const noexcept { return options_.pattern.scope == MaskScope::group; }
 
   IcbsOptions options_;
   IcbsModel model_;
@@ -209,8 +216,8 @@ Icbs::State::State(std::vector<IcbsLayer> layers, IcbsModel model, const IcbsOpt
   if (!share(options.tabu) || !share(options.fix_pruned) || !share(options.fix_kept) || !(options.ridge >= 0.0) ||
       !std::isfinite(options.ridge) || !std::isfinite(options.gradient))
     throw ValueError("Icbs: tabu, fix_pruned, fix_kept from 0 to 1, ridge >= 0 and a finite gradient needed");
-  if (options.pattern.scope == MaskScope::group || options.pattern.scope == MaskScope::block)
-    throw ValueError("Icbs: patterns of groups and blocks are not kept by exchanges");
+  if (options.pattern.scope == MaskScope::block) throw ValueError("Icbs: patterns of blocks are not kept by exchanges");
+  if (in_groups() && options.remove_zero_rows) throw ValueError("Icbs: remove_zero_rows does not keep N:M patterns");
   if (!model_.local) throw ValueError("Icbs: the model has no local()");
   const auto uses = [&](IcbsScore s) { return options.start == s || options.choice == s; };
   if (uses(IcbsScore::gradient) && !model_.gradient)
@@ -282,6 +289,7 @@ void Icbs::State::fix(Layer& layer, std::span<const float> scores) {
 }
 
 std::vector<index_t> Icbs::State::choose(const Layer& layer, std::span<const float> scores) const {
+  if (in_groups()) return choose_groups(layer, scores);
   const bool all = layer.free_count <= options_.block;
   std::vector<index_t> block;
   for (const bool prune : {true, false}) {
@@ -302,8 +310,41 @@ std::vector<index_t> Icbs::State::choose(const Layer& layer, std::span<const flo
   return block;
 }
 
+/// Whole groups, those first whose best pruned weight scores highest over their worst kept one.
+std::vector<index_t> Icbs::State::choose_groups(const Layer& layer, std::span<const float> scores) const {
+  struct Group {
+    float gain;
+    std::vector<index_t> members;
+  };
+  std::vector<Group> groups;
+  const auto size = static_cast<index_t>(scores.size());
+  for (index_t first = 0, next; first < size; first = next) {
+    for (next = first + 1; next < size && group_of(layer, next) == group_of(layer, first);) ++next;
+    std::vector<index_t> members;
+    float pruned = -1.0f, kept = -1.0f;  // scores are not negative
+    for (index_t k = first; k < next; ++k) {
+      const auto at = static_cast<std::size_t>(k);
+      if (layer.free[at] == 0 || layer.resting[at] != 0) continue;
+      members.push_back(k);
+      if (layer.pruned[at] != 0)
+        pruned = std::max(pruned, scores[at]);
+      else
+        kept = kept < 0.0f ? scores[at] : std::min(kept, scores[at]);
+    }
+    if (pruned >= 0.0f && kept >= 0.0f) groups.push_back({pruned - kept, std::move(members)});
+  }
+  std::stable_sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) { return a.gain > b.gain; });
+  std::vector<index_t> block;
+  for (const Group& group : groups) {
+    if (static_cast<index_t>(block.size() + group.members.size()) > options_.block) break;
+    block.insert(block.end(), group.members.begin(), group.members.end());
+  }
+  return block;
+}
+
 std::vector<std::uint8_t> Icbs::State::solve(const IcbsQuadratic& quadratic, std::vector<std::uint8_t> x,
-                                             std::span<const std::uint8_t> costless, const Execution& how) {
+                                             std::span<const std::uint8_t> costless, Coordinates groups,
+                                             const Execution& how) {
   const auto n = static_cast<index_t>(x.size());
   index_t k = std::accumulate(x.begin(), x.end(), index_t{0});
   std::vector<std::uint8_t> result(x.size());
@@ -330,7 +371,8 @@ std::vector<std::uint8_t> Icbs::State::solve(const IcbsQuadratic& quadratic, std
   const MatrixView<const double> q(part.data(), m, m);
   QcboAnnealing annealing = options_.annealing;
   annealing.seed += solved_++;
-  const QcboSolution solution = m <= kEnumerated ? qcbo_exhaustive(q, k) : qcbo_anneal(q, start, annealing, how);
+  const QcboSolution solution =
+      m <= kEnumerated && groups.empty() ? qcbo_exhaustive(q, k) : qcbo_anneal(q, start, annealing, how, groups);
   for (std::size_t i = 0; i < asked.size(); ++i) result[static_cast<std::size_t>(asked[i])] = solution.x[i];
   return result;
 }
@@ -365,7 +407,10 @@ IcbsStep Icbs::State::step(std::size_t l, const Execution& how) {
                          ? 1
                          : 0;
     }
-  const std::vector<std::uint8_t> x = solve(step.quadratic, step.pruned, costless, how);
+  std::vector<index_t> groups;
+  if (in_groups())
+    for (const index_t k : step.block) groups.push_back(group_of(layer, k));
+  const std::vector<std::uint8_t> x = solve(step.quadratic, step.pruned, costless, groups, how);
 
   std::vector<double> d;
   for (std::size_t i = 0; i < x.size(); ++i) d.push_back((x[i] != 0 ? 0.0 : original[i]) - current[i]);

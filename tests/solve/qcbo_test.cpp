@@ -127,6 +127,35 @@ TEST_CASE("QCBO solvers keep the number of ones, never end above their start, an
     }
 }
 
+TEST_CASE("QCBO exchanges inside groups keep the ones of each", "[solve][qcbo]") {
+  const Problem problem(20, 9);
+  std::vector<index_t> groups;
+  for (index_t i = 0; i < 20; ++i) groups.push_back(i % 6);  // of 4, 4, 3, 3, 3, 3
+  std::vector<std::uint8_t> start(20);
+  for (const std::size_t i : {0, 6, 1, 2, 8, 14, 9}) start[i] = 1;
+  std::vector<std::uint8_t> best = start;  // by all exchanges
+  const QcboSolution descended = qcbo_descend(problem.q(), start, kSerial, groups);
+  const QcboSolution annealed = qcbo_anneal(problem.q(), start, {.restarts = 4}, kSerial, groups);
+  double optimum = problem.value(start);
+  for (unsigned bits = 0; bits < 1u << 20; ++bits) {
+    index_t counts[6] = {};
+    for (unsigned i = 0; i < 20; ++i) counts[i % 6] += bits >> i & 1;
+    if (counts[0] != 2 || counts[1] != 1 || counts[2] != 3 || counts[3] != 1 || counts[4] != 0 || counts[5] != 0)
+      continue;
+    for (unsigned i = 0; i < 20; ++i) best[i] = static_cast<std::uint8_t>(bits >> i & 1);
+    optimum = std::min(optimum, problem.value(best));
+  }
+  for (const QcboSolution* s : {&descended, &annealed}) {
+    CHECK(s->value <= problem.value(start));
+    index_t counts[6] = {};
+    for (std::size_t i = 0; i < 20; ++i) counts[i % 6] += s->x[i];
+    CHECK(std::vector<index_t>(counts, counts + 6) == std::vector<index_t>{2, 1, 3, 1, 0, 0});
+  }
+  CHECK(annealed.value == Approx(optimum));
+  groups.pop_back();
+  CHECK_THROWS_AS(qcbo_descend(problem.q(), start, kSerial, groups), ShapeError);
+}
+
 TEST_CASE("QCBO annealing depends on its seed, and on neither threads nor the unit of Q", "[solve][qcbo]") {
   const Problem problem(60, 2), small(60, 2, 0x1p-40);
   const std::vector<std::uint8_t> start = problem.first(25);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <stop_token>
@@ -346,4 +348,25 @@ TEST_CASE("ARMOR refuses what does not fit", "[sparse][armor]") {
   CHECK_THROWS_AS(fit.set_normalized(point, kSerial), ShapeError);
   layer.weights[40] = std::numeric_limits<float>::quiet_NaN();
   CHECK_THROWS_WITH(armor(layer.w(), layer.h, small_options(8, 4), kSerial), Catch::Contains("row 1, column 8"));
+}
+
+TEST_CASE("the table of ARMOR in docs/sparsity.md", "[.][armor_table]") {
+  if (std::getenv("BLOCKPACK_TABLE") == nullptr) return;  // a measurement, not a test
+  const Layer layer({128, 256}, 1);
+  const auto row = [&](const char* name, index_t d, auto change) {
+    ArmorOptions options = small_options(d, 2500);
+    options.patience = 0;
+    change(options);
+    const std::vector<double> losses = armor(layer.w(), layer.h, options, kSerial).report.losses;
+    std::printf("| %s, blocks of %td | %.4f | %.4f | %.4f | %.4f |\n", name, d, losses[0], losses[100], losses[500],
+                losses[2500]);
+  };
+  for (const index_t d : {4, 8, 16, 32}) row("adam, sampled", d, [](ArmorOptions&) {});
+  row("adam, greedy", 16, [](ArmorOptions& o) { o.choice = ArmorChoice::greedy; });
+  row("adam at 1e-4, sampled", 16, [](ArmorOptions& o) { o.adam.learning_rate = 1e-4; });
+  row("sequential, sampled", 16, [](ArmorOptions& o) { o.update = ArmorUpdate::sequential; });
+  row("sequential, greedy", 16, [](ArmorOptions& o) {
+    o.update = ArmorUpdate::sequential;
+    o.choice = ArmorChoice::greedy;
+  });
 }

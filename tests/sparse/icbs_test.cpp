@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "blockpack/sparse/prune/icbs.hpp"
+#include "blockpack/sparse/prune/refit.hpp"
 #include "quant/synthetic_layer.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -242,6 +245,7 @@ TEST_CASE("iCBS lowers the loss, keeps densities and gives weights back bit for 
       CHECK(run.model.loss() <= loss);
       const Mask mask = icbs.mask(0);
       CHECK(mask.count() == kept);
+      if (pattern.scope == MaskScope::group) CHECK(mask.is_nm(pattern.keep, pattern.of));
       for (index_t k = 0; k < 16 * 24; ++k) {
         const auto at = static_cast<std::size_t>(k);
         const float expected = mask(k / 24, k % 24) ? run.layer.weights[at] : 0.0f;
@@ -358,7 +362,12 @@ TEST_CASE("iCBS refuses what does not fit", "[sparse][icbs]") {
   CHECK_THROWS_AS(refuse([](O& o, M&) { o.tabu = 1.5; }), ValueError);
   CHECK_THROWS_AS(refuse([](O& o, M&) { o.fix_kept = -0.1; }), ValueError);
   CHECK_THROWS_AS(refuse([](O& o, M&) { o.ridge = -1.0; }), ValueError);
-  CHECK_THROWS_AS(refuse([](O& o, M&) { o.pattern = MaskPattern::nm(2, 4); }), ValueError);
+  CHECK_THROWS_AS(refuse([](O& o, M&) { o.pattern = MaskPattern::blocks({4, 1}, 0.5); }), ValueError);
+  CHECK_THROWS_AS(refuse([](O& o, M&) {
+                    o.pattern = MaskPattern::nm(2, 4);
+                    o.remove_zero_rows = true;
+                  }),
+                  ValueError);
   CHECK_THROWS_AS(refuse([](O& o, M&) { o.pattern = MaskPattern::layer(1.5); }), ValueError);
   CHECK_THROWS_AS(refuse([](O& o, M&) { o.choice = IcbsScore::wanda; }), ShapeError);
   CHECK_THROWS_AS(refuse([](O&, M& m) { m.local = nullptr; }), ValueError);
@@ -386,4 +395,31 @@ TEST_CASE("iCBS refuses what does not fit", "[sparse][icbs]") {
   CHECK(run.w == before);
   run.w[3] = std::numeric_limits<float>::infinity();
   CHECK_THROWS_WITH(run.start(small_options()), Catch::Contains("row 0, column 3"));
+}
+
+TEST_CASE("the figures of iCBS in docs/sparsity.md", "[.][icbs_table]") {
+  if (std::getenv("BLOCKPACK_TABLE") == nullptr) return;  // a measurement, not a test
+  for (const float rho : {0.3f, 0.9f})
+    for (const MaskPattern& pattern : {MaskPattern::layer(0.5), MaskPattern::layer(0.2), MaskPattern::nm(2, 4)}) {
+      const SyntheticLayer layer({64, 256}, 1024, rho, 1);
+      std::vector<float> w = layer.weights;
+      const MatrixView<float> view(w.data(), 64, 256);
+      const IcbsModel model = icbs_layer_model(view, layer.h);
+      IcbsOptions options = small_options();
+      options.pattern = pattern;
+      options.start = IcbsScore::wanda;
+      options.tabu = 0.4;
+      options.fix_pruned = options.fix_kept = 0.0;
+      options.block = 1024;
+      options.pruned = 512;
+      options.passes = 10;
+      options.steps = 20;
+      Icbs icbs({{view, column_norms(layer.x())}}, model, options);
+      std::printf("rho %.1f, %s %.1f, over Wanda after each pass of %td steps:", static_cast<double>(rho),
+                  pattern.scope == MaskScope::group ? "2:4" : "layer", pattern.density, options.steps);
+      const IcbsReport report = icbs.run();
+      for (const double loss : report.losses) std::printf(" %.3f", loss / report.losses.front());
+      std::printf(", refit %.3f", refit(layer.w(), layer.h, icbs.mask(0), view).loss_after / report.losses.front());
+      std::printf("\n");
+    }
 }

@@ -12,9 +12,9 @@
 /// difference in O(n) and starts from the first k; fields, the start from a given x and the descent are ours.
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
@@ -60,22 +60,39 @@ inline void check_cardinality(const char* function, index_t k, index_t n) {
     throw ValueError(std::string(function) + ": k = " + std::to_string(k) + ", 0 to " + std::to_string(n) + " needed");
 }
 
-/// x, its fields, and the coordinates that are 0 and 1.
+/// x and its fields. Coordinates of a group stand together, the ones first.
 class QcboState {
  public:
-  QcboState(MatrixView<const double> q, std::span<const std::uint8_t> x) : q_(q), fields_(x.size()), place_(x.size()) {
-    for (index_t i = 0; i < q.rows(); ++i) {
-      std::vector<index_t>& list = of_[x[static_cast<std::size_t>(i)]];
-      place_[static_cast<std::size_t>(i)] = list.size();
-      list.push_back(i);
+  QcboState(MatrixView<const double> q, std::span<const std::uint8_t> x, Coordinates groups)
+      : q_(q), fields_(x.size()), order_(x.size()), place_(x.size()), group_of_(x.size()) {
+    const auto label = [&](index_t i) { return groups.empty() ? index_t{0} : groups[static_cast<std::size_t>(i)]; };
+    const auto one = [&](index_t i) { return x[static_cast<std::size_t>(i)] != 0; };
+    std::iota(order_.begin(), order_.end(), index_t{0});
+    std::stable_sort(order_.begin(), order_.end(), [&](index_t i, index_t j) {
+      return label(i) != label(j) ? label(i) < label(j) : one(i) && !one(j);
+    });
+    for (std::size_t k = 0; k < order_.size(); ++k) {
+      const index_t i = order_[k];
+      if (k == 0 || label(order_[k - 1]) != label(i)) groups_.push_back({k, k, k});
+      Group& group = groups_.back();
+      ++group.end;
+      if (one(i)) {
+        ++group.zeros;
+        add_scaled(1.0, q.row(i), fields_.data());
+      }
+      place_[static_cast<std::size_t>(i)] = k;
+      group_of_[static_cast<std::size_t>(i)] = groups_.size() - 1;
     }
-    for (const index_t i : of_[1]) add_scaled(1.0, q.row(i), fields_.data());
   }
 
-  Coordinates where(bool on) const noexcept { return of_[on ? 1 : 0]; }
   bool on(index_t i) const noexcept {
-    const std::size_t at = place_[static_cast<std::size_t>(i)];
-    return at < of_[1].size() && of_[1][at] == i;
+    const auto at = static_cast<std::size_t>(i);
+    return place_[at] < groups_[group_of_[at]].zeros;
+  }
+  /// What i can be exchanged with.
+  Coordinates partners(index_t i) const noexcept {
+    const Group& g = groups_[group_of_[static_cast<std::size_t>(i)]];
+    return on(i) ? part(g.zeros, g.end) : part(g.begin, g.zeros);
   }
   /// Of the value, if i (on) and j (off) are exchanged.
   double change(index_t i, index_t j) const noexcept {
@@ -84,8 +101,7 @@ class QcboState {
   }
   void exchange(index_t i, index_t j) noexcept {
     std::size_t &a = place_[static_cast<std::size_t>(i)], &b = place_[static_cast<std::size_t>(j)];
-    of_[1][a] = j;
-    of_[0][b] = i;
+    std::swap(order_[a], order_[b]);
     std::swap(a, b);
     const double *in = q_.row_data(j), *out = q_.row_data(i);
     for (std::size_t k = 0; k < fields_.size(); ++k) fields_[k] += in[k] - out[k];
@@ -99,12 +115,13 @@ class QcboState {
       how.throw_if_stopped();
       double best = -1e-12 * largest;
       std::pair<index_t, index_t> pair{-1, -1};
-      for (const index_t i : of_[1])
-        for (const index_t j : of_[0])
-          if (const double d = change(i, j); d < best) {
-            best = d;
-            pair = {i, j};
-          }
+      for (const Group& g : groups_)
+        for (const index_t i : part(g.begin, g.zeros))
+          for (const index_t j : part(g.zeros, g.end))
+            if (const double d = change(i, j); d < best) {
+              best = d;
+              pair = {i, j};
+            }
       if (pair.first < 0) return;
       exchange(pair.first, pair.second);
     }
@@ -112,24 +129,36 @@ class QcboState {
   /// Computed anew.
   QcboSolution solution() const {
     QcboSolution s{std::vector<std::uint8_t>(fields_.size()), 0.0};
-    for (const index_t i : of_[1]) s.x[static_cast<std::size_t>(i)] = 1;
-    for (const index_t i : of_[1])
-      for (const index_t j : of_[1]) s.value += q_(i, j);
+    for (const Group& g : groups_)
+      for (const index_t i : part(g.begin, g.zeros)) s.x[static_cast<std::size_t>(i)] = 1;
+    for (index_t i = 0; i < q_.rows(); ++i)
+      if (on(i))
+        for (index_t j = 0; j < q_.rows(); ++j) s.value += on(j) ? q_(i, j) : 0.0;
     return s;
   }
 
  private:
+  struct Group {
+    std::size_t begin, zeros, end;  ///< in order_
+  };
+  Coordinates part(std::size_t begin, std::size_t end) const noexcept {
+    return Coordinates(order_).subspan(begin, end - begin);
+  }
+
   MatrixView<const double> q_;
   std::vector<double> fields_;
-  std::array<std::vector<index_t>, 2> of_;
-  std::vector<std::size_t> place_;  ///< in its list
+  std::vector<Group> groups_;
+  std::vector<index_t> order_;
+  std::vector<std::size_t> place_, group_of_;
 };
 
-inline QcboState checked_state(const char* function, MatrixView<const double> q, std::span<const std::uint8_t> x) {
+inline QcboState checked_state(const char* function, MatrixView<const double> q, std::span<const std::uint8_t> x,
+                               Coordinates groups) {
   check_qcbo(function, q, static_cast<index_t>(x.size()));
+  if (!groups.empty()) check_length(function, "groups", groups.size(), q.rows());
   if (std::any_of(x.begin(), x.end(), [](std::uint8_t v) { return v > 1; }))
     throw ValueError(std::string(function) + ": x has an element that is neither 0 nor 1");
-  return {q, x};
+  return {q, x, groups};
 }
 
 }  // namespace detail
@@ -164,14 +193,15 @@ inline QcboSolution qcbo_exhaustive(MatrixView<const double> q, index_t k) {
   extend(extend, 0, 0.0);
   std::vector<std::uint8_t> x(static_cast<std::size_t>(n));
   for (const index_t i : best) x[static_cast<std::size_t>(i)] = 1;
-  return detail::QcboState(q, x).solution();
+  return detail::QcboState(q, x, {}).solution();
 }
 
-/// Best-exchange descent from x. Never worse than x. Cost: k · (n - k) a step.
+/// Best-exchange descent from x. Never worse than x. Cost: k · (n - k) a step. With `groups`, a label for each
+/// coordinate, only coordinates of one label are exchanged: every group keeps its number of ones.
 /// Errors: ShapeError, ValueError for q and x that are none; CancelledError between two steps.
-inline QcboSolution qcbo_descend(MatrixView<const double> q, std::span<const std::uint8_t> x,
-                                 const Execution& how = {}) {
-  detail::QcboState state = detail::checked_state("qcbo_descend", q, x);
+inline QcboSolution qcbo_descend(MatrixView<const double> q, std::span<const std::uint8_t> x, const Execution& how = {},
+                                 Coordinates groups = {}) {
+  detail::QcboState state = detail::checked_state("qcbo_descend", q, x, groups);
   QcboSolution start = state.solution();
   state.descend(how);
   QcboSolution end = state.solution();
@@ -180,17 +210,17 @@ inline QcboSolution qcbo_descend(MatrixView<const double> q, std::span<const std
 
 /// Annealing from x: at each inverse temperature every coordinate is offered an exchange with a random one of the other
 /// value; it ends when a temperature accepts none. The best point of every restart is descended from, the best of all
-/// returned. Never worse than x. Restarts run side by side; the result does not depend on how many do.
+/// returned. Never worse than x. `groups` as in qcbo_descend. Restarts run side by side; the result does not depend on
+/// how many do.
 ///
 /// Errors:  those of qcbo_descend; ValueError for options that are not positive.
 /// Cost:    n · (1 + accepted share · n) a temperature, 121 of them by default, for each restart.
 inline QcboSolution qcbo_anneal(MatrixView<const double> q, std::span<const std::uint8_t> x,
-                                const QcboAnnealing& options = {}, const Execution& how = {}) {
+                                const QcboAnnealing& options = {}, const Execution& how = {}, Coordinates groups = {}) {
   if (!(options.first > 0.0) || !(options.growth > 1.0) || options.restarts < 1)
     throw ValueError("qcbo_anneal: first and restarts must be positive, growth above 1");
-  const detail::QcboState start = detail::checked_state("qcbo_anneal", q, x);
+  const detail::QcboState start = detail::checked_state("qcbo_anneal", q, x, groups);
   QcboSolution best = start.solution();
-  if (start.where(false).empty() || start.where(true).empty()) return best;
   double sum = 0.0;
   index_t count = 0;
   for (index_t i = 0; i < q.rows(); ++i)
@@ -209,7 +239,8 @@ inline QcboSolution qcbo_anneal(MatrixView<const double> q, std::span<const std:
       bool accepted = false;
       for (index_t i = 0; i < q.rows(); ++i) {
         const bool on = state.on(i);
-        const Coordinates others = state.where(!on);
+        const Coordinates others = state.partners(i);
+        if (others.empty()) continue;
         const index_t j = others[random.below(static_cast<std::uint32_t>(others.size()))];
         const double d = on ? state.change(i, j) : state.change(j, i);
         if (d > 0.0 && !(static_cast<double>(random.uniform()) < std::exp(-beta * unit * d))) continue;

@@ -14,8 +14,8 @@
 /// model.
 ///
 /// Source: "Scalable iterative pruning of large language and vision models using block coordinate descent",
-/// arXiv:2411.17796; amazon-science/icbs. That code drops every Q_ij <= 1e-12, all negative ones, where |Q_ij| <= 1e-12
-/// is meant (`compat` does as it does), and accepts every pass.
+/// arXiv:2411.17796; amazon-science/icbs; N:M groups are ours. That code drops every Q_ij <= 1e-12, all negative ones,
+/// where |Q_ij| <= 1e-12 is meant (`compat` does as it does), and accepts every pass.
 
 #include <cstdint>
 #include <functional>
@@ -43,7 +43,9 @@ enum class IcbsScore : std::uint8_t {
 };
 
 struct IcbsOptions {
-  MaskPattern pattern = MaskPattern::layer(0.5);  ///< of the start: layer, rows or columns
+  /// Of the start. N:M groups are kept: weights are exchanged inside them alone. Layers keep their density, rows and
+  /// columns do not. Blocks: ValueError.
+  MaskPattern pattern = MaskPattern::layer(0.5);
   IcbsScore start = IcbsScore::magnitude;
   IcbsScore choice = IcbsScore::gradient;  ///< of the weights of a block
   index_t block = 1024;                    ///< n
