@@ -415,11 +415,15 @@ TEST_CASE("the figures of iCBS in docs/sparsity.md", "[.][icbs_table]") {
       options.passes = 10;
       options.steps = 20;
       Icbs icbs({{view, column_norms(layer.x())}}, model, options);
+      std::vector<float> q = w;
+      const double wanda_refit =
+          refit(layer.w(), layer.h, icbs.mask(0), MatrixView<float>(q.data(), 64, 256)).loss_after / model.loss();
       std::printf("rho %.1f, %s %.1f, over Wanda after each pass of %td steps:", static_cast<double>(rho),
                   pattern.scope == MaskScope::group ? "2:4" : "layer", pattern.density, options.steps);
       const IcbsReport report = icbs.run();
       for (const double loss : report.losses) std::printf(" %.3f", loss / report.losses.front());
-      std::printf(", refit %.3f", refit(layer.w(), layer.h, icbs.mask(0), view).loss_after / report.losses.front());
+      std::printf(", refit %.3f (Wanda's %.3f)",
+                  refit(layer.w(), layer.h, icbs.mask(0), view).loss_after / report.losses.front(), wanda_refit);
       std::printf("\n");
     }
 }
