@@ -55,17 +55,6 @@ struct Part {
   std::shared_ptr<const Codec> codec;
 };
 
-/// An operator that is named after the scheme it was made of: ranks may have been cut to the shape.
-template <class Op>
-class Named : public Op {
- public:
-  Named(Op op, std::string scheme) : Op(std::move(op)), scheme_(std::move(scheme)) {}
-  std::string scheme() const { return scheme_; }
-
- private:
-  std::string scheme_;
-};
-
 /// A codec of factors. `Form` says which parts a matrix of a shape has, fits them and opens the operator.
 template <class Form>
 class StructuredCodec final : public Codec {

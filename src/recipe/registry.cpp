@@ -22,12 +22,19 @@ const Registry& Registry::standard() {
     r.add(SchemeAlgorithm{"whiten", "fits factors for the error of the outputs, not of the weights (calibration)"});
     r.add(SchemeAlgorithm{"refine", "least squares of the factors against the inputs, after the fit (calibration)"});
     r.add(SchemeAlgorithm{"polish", "coordinate descent on the layer's error after any rounding (calibration)"});
+    r.add(SchemeAlgorithm{"wanda", "prunes by |weight| times the norm of its input (calibration)"});
+    r.add(SchemeAlgorithm{"nowag", "prunes by NoWag-P: Wanda on rows and columns of equal norms (calibration)"});
+    r.add(
+        SchemeAlgorithm{"sparsegpt", "prunes by SparseGPT: errors are moved to columns not yet decided (calibration)"});
+    r.add(SchemeAlgorithm{"refit", "least squares of the kept weights, after any pruning (calibration)"});
+    r.add(SchemeAlgorithm{"search", "exact exchanges of kept weights for pruned ones, with the refit (calibration)"});
     recipe_detail::add_dense_families(r);
     recipe_detail::add_quant_families(r);
     recipe_detail::add_ggml_families(r);
     recipe_detail::add_hadamard_family(r);
     recipe_detail::add_ptq161_family(r);
     recipe_detail::add_structured_families(r);
+    recipe_detail::add_sparse_families(r);
     return r;
   }();
   return registry;

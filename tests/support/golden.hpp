@@ -62,6 +62,8 @@ template <class T>
 constexpr std::string_view npy_type() {
   if constexpr (std::is_same_v<T, float>) return "<f4";
   if constexpr (std::is_same_v<T, double>) return "<f8";
+  if constexpr (std::is_same_v<T, std::int8_t>) return "|i1";
+  if constexpr (std::is_same_v<T, std::int16_t>) return "<i2";
   if constexpr (std::is_same_v<T, std::int32_t>) return "<i4";
   if constexpr (std::is_same_v<T, std::int64_t>) return "<i8";
   if constexpr (std::is_class_v<T> && sizeof(T) == 2) return "<u2";

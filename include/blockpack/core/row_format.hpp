@@ -112,6 +112,13 @@ concept CheckedFormat = RowFormat<F> && requires(const F& f, const EncodeRow& ro
   f.check_row(row);
 };
 
+/// A row format that stores only some of the weights. `check_pattern` throws the ValueError for a row that has others;
+/// it is asked about every row before anything is written.
+template <class F>
+concept PatternFormat = RowFormat<F> && requires(const F& f, const EncodeRow& row) {
+  f.check_pattern(row);
+};
+
 /// Stored bits per weight of rows of `cols` weights, scales and padding included, sections of the whole matrix not.
 template <RowFormat F>
 double bits_per_weight(const F& format, index_t cols) {
@@ -163,9 +170,10 @@ inline void check_importance(const std::string& function, MatrixView<const float
 /// a
 ///          section of the whole matrix; options.importance is empty, [1, cols] or [rows, cols] for the panel's rows.
 ///          `first_row` is the panel's place in the matrix.
-/// Errors:  before anything is written: ValueError on NaN, infinity or a scale that fp16 cannot hold under `reject`;
-///          UnsupportedError for `propagate` where the format cannot store NaN; ShapeError for another shape of
-///          importance, ValueError for one that is negative or not finite.
+/// Errors:  before anything is written: ValueError on NaN, infinity or a scale that fp16 cannot hold under `reject`,
+///          and on weights that a format with a pattern cannot store; UnsupportedError for `propagate` where the format
+///          cannot store NaN; ShapeError for another shape of importance, ValueError for one that is negative or not
+///          finite.
 /// Cost:    reads w twice (once for the check); rows in parallel; the bytes do not depend on the threads.
 template <RowFormat F>
 void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
@@ -186,6 +194,7 @@ void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, 
   };
   bool clean = true;
   for (index_t i = 0; i < w.rows(); ++i) {
+    if constexpr (PatternFormat<F>) format.check_pattern(row_at(i));
     if (!detail::has_large(w.row(i))) continue;
     const MatrixShape bad = find_non_finite(w.rows_from(i, 1));
     if (bad.rows >= 0 && options.non_finite == NonFinite::reject)

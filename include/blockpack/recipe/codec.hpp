@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "blockpack/core/any_linear.hpp"
+#include "blockpack/core/any_row_format.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/engine.hpp"
 #include "blockpack/core/row_format.hpp"
@@ -55,6 +56,9 @@ class BLOCKPACK_API Codec {
 
   /// Whether sections hold row after row, as many bytes each.
   virtual bool row_wise() const noexcept = 0;
+
+  /// The row format of what is stored, for forms that store their values in it; null for codecs of more than a format.
+  virtual const AnyRowFormat* row_format() const noexcept { return nullptr; }
 
   /// Whether the format has parameters of the whole matrix: `encode` is then refused (UnsupportedError) and `fitted_to`
   /// gives the codec that encodes, after one pass over the matrix for its statistics.
@@ -103,7 +107,8 @@ BLOCKPACK_API AnyLinear encode_matrix(const Codec& codec, MatrixView<const float
 template <RowFormat F>
 class RowCodec final : public Codec {
  public:
-  explicit RowCodec(F format, bool importance = false) : format_(std::move(format)), importance_(importance) {}
+  explicit RowCodec(F format, bool importance = false)
+      : format_(std::move(format)), any_(format_), importance_(importance) {}
 
   std::string scheme() const override { return importance_ ? format() + "+importance" : format(); }
   std::string format() const override { return format_.scheme(); }
@@ -115,6 +120,7 @@ class RowCodec final : public Codec {
     return sizes;
   }
   bool row_wise() const noexcept override { return true; }
+  const AnyRowFormat* row_format() const noexcept override { return importance_ ? nullptr : &any_; }
   bool fits_tensor() const noexcept override {
     if constexpr (TensorFormat<F>) return format_.fits_tensor();
     return false;
@@ -136,6 +142,7 @@ class RowCodec final : public Codec {
 
  private:
   F format_;
+  AnyRowFormat any_;
   bool importance_;
 };
 

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Block-sparse matrices: W [out, in] cut into blocks, a bit for each block and the values of those that are kept, in
+/// any row format. Blocks of 1x1 are the bitmask format.
+///
+///     const auto w = BlockSparse<DenseFormat<bf16>>::encode(pruned, {32, 32});  // blocks that are not all zeros
+///
+/// The values of a row are those of its kept blocks side by side, a row of the format: groups of quantized values run
+/// over them. Blocks at the right edge are stored whole (zeros beyond it), those at the lower edge have fewer rows.
+/// docs/formats/sparse.md has the bytes. BSR (SciPy, PyTorch, libxsmm) comes and goes by from_bsr and to_bsr.
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/engine.hpp"
+#include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/row_format.hpp"
+#include "blockpack/sparse/mask.hpp"
+#include "blockpack/sparse/row_values.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+/// Blocks in compressed rows, as SciPy and PyTorch have them: those of block row b are [indptr[b], indptr[b + 1]), each
+/// with its block column in `indices` and block.rows x block.cols values, row-major, in `data`.
+struct Bsr {
+  MatrixShape shape;
+  MatrixShape block{1, 1};
+  std::vector<std::int32_t> indptr;
+  std::vector<std::int32_t> indices;
+  std::vector<float> data;
+};
+
+template <RowFormat V>
+class BlockSparse {
+ public:
+  struct Parameters {
+    MatrixShape block{1, 1};
+    V values;
+  };
+
+  /// Keeps the blocks that hold a weight other than 0. ShapeError for blocks smaller than 1x1; errors of encode_rows.
+  /// Cost: two passes over w.
+  static BlockSparse encode(MatrixView<const float> w, MatrixShape block, const V& values = V{},
+                            const EncodeOptions& options = {}) {
+    return encode(w, Mask::of_nonzeros(w).any_of_blocks(block), block, values, options);
+  }
+  /// Keeps the blocks of `kept`, a bit a block, whatever they hold; what lies outside them is dropped. ShapeError for a
+  /// mask of another shape.
+  static BlockSparse encode(MatrixView<const float> w, const Mask& kept, MatrixShape block, const V& values = V{},
+                            const EncodeOptions& options = {}) {
+    const MatrixShape blocks = blocks_of(w.shape(), block);
+    if (kept.shape() != blocks)
+      throw ShapeError("BlockSparse::encode: kept is " + to_string(kept.shape()) + ", " + to_string(blocks) +
+                       " blocks needed");
+    detail::check_importance("BlockSparse::encode", options.importance, w.shape());
+    const MatrixShape bad = options.non_finite == NonFinite::reject ? find_non_finite(w) : MatrixShape{-1, -1};
+    if (bad.rows >= 0)
+      throw ValueError("BlockSparse::encode: w is not finite at row " + std::to_string(bad.rows) + ", column " +
+                       std::to_string(bad.cols) + "; pass NonFinite::saturate to clamp");
+    const index_t row_bytes = ceil_div(blocks.cols, 8);
+    AlignedBuffer<std::byte> bits(checked_mul(blocks.rows, row_bytes, "BlockSparse::encode"));
+    for (index_t b = 0; b < blocks.rows; ++b)
+      if (row_bytes > 0)
+        std::memcpy(bits.data() + b * row_bytes, kept.row_words(b).data(), static_cast<std::size_t>(row_bytes));
+    return build(w.shape(), {block, values}, SharedBytes(std::move(bits)), options,
+                 [&](index_t row, index_t j) { return j < w.cols() ? w(row, j) : 0.0f; });
+  }
+
+  /// The operator whose `sections()` are these, nothing copied: the bits are counted. FormatError names the section
+  /// that does not fit.
+  static BlockSparse from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections) {
+    const std::vector<SectionSpec> specs = detail::value_sections(parameters.values.sections(0));
+    const auto fail = [](const std::string& text) { throw FormatError("from_sections: " + text); };
+    if (sections.size() != specs.size() + 1)
+      fail(std::to_string(sections.size()) + " sections, " + std::to_string(specs.size() + 1) +
+           " needed for block-sparse values of " + std::string(parameters.values.scheme()));
+    for (std::size_t s = 0; s <= specs.size(); ++s) {
+      const std::string needed = s < specs.size() ? specs[s].name : "blocks";
+      if (sections[s].name != needed) fail("section " + sections[s].name + " where " + needed + " is needed");
+    }
+    const MatrixShape blocks = blocks_of(shape, parameters.block);
+    const auto expect = [&](const Section& section, index_t bytes) {
+      if (static_cast<index_t>(section.data.bytes.size()) != bytes)
+        fail("section " + section.name + " has " + std::to_string(section.data.bytes.size()) + " bytes, " +
+             std::to_string(bytes) + " needed");
+    };
+    expect(sections.back(), checked_mul(blocks.rows, ceil_div(blocks.cols, 8), "from_sections"));
+    BlockSparse op(shape, parameters, sections.back().data);
+    for (std::size_t s = 0; s < specs.size(); ++s) {
+      expect(sections[s], op.rows_->section_bytes[s]);
+      op.stored_.push_back(sections[s].data);
+    }
+    return op;
+  }
+
+  /// From compressed rows of blocks.
+  /// Errors: ShapeError for sizes that disagree or blocks that do not divide the shape; ValueError for an indptr that
+  ///         does not begin with 0 or falls, a block column out of range, and block columns that do not rise in a row.
+  static BlockSparse from_bsr(const Bsr& bsr, const V& values = V{}, const EncodeOptions& options = {}) {
+    const MatrixShape block = bsr.block;
+    if (block.rows < 1 || block.cols < 1 || bsr.shape.rows % block.rows != 0 || bsr.shape.cols % block.cols != 0)
+      throw ShapeError("from_bsr: blocks of " + to_string(block) + " do not divide " + to_string(bsr.shape));
+    const MatrixShape blocks = blocks_of(bsr.shape, block);
+    if (static_cast<index_t>(bsr.indptr.size()) != blocks.rows + 1 || bsr.indptr.front() != 0 ||
+        bsr.indptr.back() != static_cast<std::int64_t>(bsr.indices.size()))
+      throw ValueError("from_bsr: indptr needs " + std::to_string(blocks.rows + 1) + " entries from 0 to " +
+                       std::to_string(bsr.indices.size()));
+    if (static_cast<index_t>(bsr.data.size()) !=
+        checked_mul(static_cast<index_t>(bsr.indices.size()), block.rows * block.cols, "from_bsr"))
+      throw ShapeError("from_bsr: data has " + std::to_string(bsr.data.size()) + " values, " +
+                       std::to_string(bsr.indices.size()) + " blocks of " + to_string(block) + " need others");
+    const index_t row_bytes = ceil_div(blocks.cols, 8);
+    AlignedBuffer<std::byte> bits(checked_mul(blocks.rows, row_bytes, "from_bsr"));
+    for (index_t b = 0; b < blocks.rows; ++b) {
+      const auto at = static_cast<std::size_t>(b);
+      if (bsr.indptr[at + 1] < bsr.indptr[at] || bsr.indptr[at + 1] > bsr.indptr.back())
+        throw ValueError("from_bsr: indptr falls at block row " + std::to_string(b));
+      for (std::int32_t i = bsr.indptr[at]; i < bsr.indptr[at + 1]; ++i) {
+        const std::int32_t j = bsr.indices[static_cast<std::size_t>(i)];
+        if (j < 0 || j >= blocks.cols)
+          throw ValueError("from_bsr: indices[" + std::to_string(i) + "] = " + std::to_string(j) + " is not in [0, " +
+                           std::to_string(blocks.cols) + ")");
+        if (i > bsr.indptr[at] && j <= bsr.indices[static_cast<std::size_t>(i) - 1])
+          throw ValueError("from_bsr: indices do not rise in block row " + std::to_string(b));
+        bits.data()[b * row_bytes + j / 8] |= std::byte{1} << (j % 8);
+      }
+    }
+    // Values of a row are asked for in order: the block is the one of the value's place among the kept ones.
+    return build(bsr.shape, {block, values}, SharedBytes(std::move(bits)), options, [&](index_t row, index_t j) {
+      const auto first = bsr.indices.begin() + bsr.indptr[static_cast<std::size_t>(row / block.rows)];
+      const auto last = bsr.indices.begin() + bsr.indptr[static_cast<std::size_t>(row / block.rows) + 1];
+      const index_t i = std::lower_bound(first, last, static_cast<std::int32_t>(j / block.cols)) - bsr.indices.begin();
+      return bsr.data[static_cast<std::size_t>((i * block.rows + row % block.rows) * block.cols + j % block.cols)];
+    });
+  }
+  /// Decoded; block rows and columns that the shape cuts are filled with zeros.
+  Bsr to_bsr() const {
+    const MatrixShape blocks = blocks_of(shape_, parameters_.block), block = parameters_.block;
+    Bsr bsr{{blocks.rows * block.rows, blocks.cols * block.cols}, block, {0}, {}, {}};
+    std::vector<float> row(static_cast<std::size_t>(shape_.cols));
+    for (index_t b = 0; b < blocks.rows; ++b) {
+      for_kept(b, 0, blocks.cols, [&](index_t j, index_t) { bsr.indices.push_back(static_cast<std::int32_t>(j)); });
+      const auto first = static_cast<std::size_t>(bsr.indptr.back());
+      bsr.indptr.push_back(static_cast<std::int32_t>(bsr.indices.size()));
+      bsr.data.resize(bsr.indices.size() * static_cast<std::size_t>(block.rows * block.cols));
+      for (index_t r = 0; r < std::min(block.rows, shape_.rows - b * block.rows); ++r) {
+        decode(b * block.rows + r, 0, row);
+        for (std::size_t i = first; i < bsr.indices.size(); ++i) {
+          const index_t col = bsr.indices[i] * block.cols;
+          std::copy_n(row.begin() + col, std::min(block.cols, shape_.cols - col),
+                      bsr.data.begin() + (static_cast<index_t>(i) * block.rows + r) * block.cols);
+        }
+      }
+    }
+    return bsr;
+  }
+
+  index_t out_features() const noexcept { return shape_.rows; }
+  index_t in_features() const noexcept { return shape_.cols; }
+  MatrixShape shape() const noexcept { return shape_; }
+  const Parameters& parameters() const noexcept { return parameters_; }
+  /// `bitmask-bf16`, `bsr32x32-bf16`.
+  std::string scheme() const {
+    const MatrixShape block = parameters_.block;
+    return (block == MatrixShape{1, 1} ? "bitmask" : "bsr" + to_string(block)) + "-" +
+           std::string(parameters_.values.scheme());
+  }
+  /// Blocks that are stored, of all of them.
+  index_t kept_blocks() const noexcept { return rows_->kept_blocks; }
+  double density() const noexcept {
+    const MatrixShape blocks = blocks_of(shape_, parameters_.block);
+    const index_t all = blocks.rows * blocks.cols;
+    return all == 0 ? 1.0 : static_cast<double>(kept_blocks()) / static_cast<double>(all);
+  }
+
+  std::vector<Section> sections() const {
+    std::vector<Section> result;
+    const std::vector<SectionSpec> specs = detail::value_sections(parameters_.values.sections(0));
+    for (std::size_t s = 0; s < specs.size(); ++s) result.push_back({specs[s].name, stored_[s]});
+    result.push_back({"blocks", bits_});
+    return result;
+  }
+  std::size_t storage_bytes() const noexcept {
+    std::size_t sum = bits_.bytes.size();
+    for (const SharedBytes& s : stored_) sum += s.bytes.size();
+    return sum;
+  }
+  /// The mode an apply computes in.
+  Activations activation_mode(index_t /*tokens*/, const ApplyOptions& how = {}) const {
+    return resolve(how.activations, parameters_.values.exact_in_bf16() ? 16.0 : 32.0, how.execution.level());
+  }
+
+  /// y = epilogue(x · Wᵀ). ShapeError names the argument that does not fit.
+  void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
+    detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
+    matmul(x, source(), y, activation_mode(x.rows(), how), how);
+  }
+  /// x [tokens, in] = y [tokens, out] · W, float32. The epilogue must be empty (ValueError).
+  void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how = {}) const {
+    if (!how.epilogue.empty()) throw ValueError("apply_transpose: an epilogue is not supported");
+    detail::check_apply_shapes("apply_transpose", shape_.cols, shape_.rows, y.shape(), x.shape(), {});
+    matmul_transpose(y, source(), x, how);
+  }
+  void decode_rows(std::span<const index_t> rows, MatrixView<float> y) const {
+    detail::check_decode_rows("decode_rows", shape_, rows, y.shape());
+    for (std::size_t i = 0; i < rows.size(); ++i) decode(rows[i], 0, y.row(static_cast<index_t>(i)));
+  }
+
+ private:
+  static constexpr std::size_t kMaxSections = 4;
+
+  /// Where the rows lie in the sections: what the bits say.
+  struct Rows {
+    struct BlockRow {
+      index_t kept = 0;                                    ///< blocks
+      std::array<index_t, kMaxSections> first{}, bytes{};  ///< of the block row in each section; of one row
+    };
+    std::vector<BlockRow> block_rows;
+    std::array<index_t, kMaxSections> section_bytes{};
+    index_t kept_blocks = 0;
+  };
+
+  static MatrixShape blocks_of(MatrixShape shape, MatrixShape block) {
+    if (block.rows < 1 || block.cols < 1)
+      throw ShapeError("BlockSparse: blocks of " + to_string(block) + ", at least 1x1 needed");
+    return {ceil_div(shape.rows, block.rows), ceil_div(shape.cols, block.cols)};
+  }
+
+  /// Without values yet. FormatError for a bit behind the last block of a row.
+  BlockSparse(MatrixShape shape, const Parameters& parameters, SharedBytes bits)
+      : shape_(shape), parameters_(parameters), bits_(std::move(bits)) {
+    const MatrixShape blocks = blocks_of(shape, parameters_.block);
+    auto rows = std::make_shared<Rows>();
+    rows->block_rows.resize(static_cast<std::size_t>(blocks.rows));
+    const index_t row_bytes = ceil_div(blocks.cols, 8);
+    index_t known = -1;  // blocks of the row before, whose sizes need no second look
+    std::vector<SectionSpec> specs = parameters_.values.sections(0);
+    if (specs.size() > kMaxSections) throw UnsupportedError("BlockSparse: " + scheme() + " has too many sections");
+    for (std::size_t s = 0; s < specs.size(); ++s) rows->section_bytes[s] = specs[s].bytes_per_tensor;
+    for (index_t b = 0; b < blocks.rows; ++b) {
+      typename Rows::BlockRow& row = rows->block_rows[static_cast<std::size_t>(b)];
+      const std::byte* bytes = bits_.bytes.data() + b * row_bytes;
+      for (index_t i = 0; i < row_bytes; ++i) row.kept += std::popcount(std::to_integer<unsigned>(bytes[i]));
+      if (blocks.cols % 8 != 0 && (std::to_integer<unsigned>(bytes[row_bytes - 1]) >> (blocks.cols % 8)) != 0)
+        throw FormatError("from_sections: section blocks has a bit behind the last block of block row " +
+                          std::to_string(b));
+      rows->kept_blocks += row.kept;
+      if (row.kept != known) specs = parameters_.values.sections(row.kept * parameters_.block.cols);
+      known = row.kept;
+      const index_t count = std::min(parameters_.block.rows, shape.rows - b * parameters_.block.rows);
+      for (std::size_t s = 0; s < specs.size(); ++s) {
+        row.bytes[s] = specs[s].bytes_per_row;
+        row.first[s] = specs[s].bytes_per_row > 0 ? rows->section_bytes[s] : 0;
+        rows->section_bytes[s] = checked_add(rows->section_bytes[s],
+                                             checked_mul(count, specs[s].bytes_per_row, "BlockSparse"), "BlockSparse");
+      }
+    }
+    rows_ = std::move(rows);
+  }
+
+  /// Calls f(block column, place among the kept blocks of the row) for those from `first` to `end`.
+  template <class F>
+  void for_kept(index_t block_row, index_t first, index_t end, const F& f) const {
+    const index_t row_bytes = ceil_div(blocks_of(shape_, parameters_.block).cols, 8);
+    const std::byte* bytes = bits_.bytes.data() + block_row * row_bytes;
+    index_t place = 0;
+    for (index_t i = 0; i * 8 < end; ++i) {
+      auto bits = std::to_integer<unsigned>(bytes[i]);
+      if (i * 8 + 8 <= first) {
+        place += std::popcount(bits);
+        continue;
+      }
+      for (; bits != 0; bits &= bits - 1, ++place) {
+        const index_t j = i * 8 + std::countr_zero(bits);
+        if (j >= first && j < end) f(j, place);
+      }
+    }
+  }
+
+  /// `value(row, column)` gives the weights of kept blocks; columns may lie beyond the matrix.
+  template <class Value>
+  static BlockSparse build(MatrixShape shape, Parameters parameters, SharedBytes bits, const EncodeOptions& options,
+                           const Value& value) {
+    BlockSparse op(shape, parameters, bits);
+    const MatrixShape blocks = blocks_of(shape, parameters.block), block = parameters.block;
+    // The kept values of a block row, and their importance, as matrices of their own.
+    struct Panel {
+      std::vector<float> values, importance;
+      MatrixView<const float> view;
+      EncodeOptions options;
+    };
+    const auto panel_of = [&](index_t b) {
+      const index_t first = b * block.rows, rows = std::min(block.rows, shape.rows - first);
+      const index_t cols = op.rows_->block_rows[static_cast<std::size_t>(b)].kept * block.cols;
+      Panel p;
+      p.values.resize(static_cast<std::size_t>(rows * cols));
+      const index_t weighed = options.importance.rows() == 1 ? 1 : rows;
+      if (options.importance.data() != nullptr) p.importance.resize(static_cast<std::size_t>(weighed * cols));
+      op.for_kept(b, 0, blocks.cols, [&](index_t j, index_t place) {
+        for (index_t c = 0; c < block.cols; ++c) {
+          const index_t from = j * block.cols + c, to = place * block.cols + c;
+          for (index_t r = 0; r < rows; ++r) p.values[static_cast<std::size_t>(r * cols + to)] = value(first + r, from);
+          for (index_t r = 0; r < weighed && !p.importance.empty() && from < shape.cols; ++r)
+            p.importance[static_cast<std::size_t>(r * cols + to)] =
+                options.importance(options.importance.rows() == 1 ? 0 : first + r, from);
+        }
+      });
+      p.view = MatrixView<const float>(p.values.data(), rows, cols);
+      p.options.non_finite = options.non_finite;
+      if (!p.importance.empty()) p.options.importance = MatrixView<const float>(p.importance.data(), weighed, cols);
+      p.options.execution.threads = 1;
+      return p;
+    };
+    V values = parameters.values;
+    if constexpr (TensorFormat<V>) {
+      if (values.fits_tensor()) {
+        TensorStatistics statistics;
+        for (index_t b = 0; b < blocks.rows; ++b) {
+          const Panel p = panel_of(b);
+          statistics.add(p.view, options.non_finite, p.options.execution);
+        }
+        values = values.fitted_to(statistics);
+      }
+    }
+    std::vector<AlignedBuffer<std::byte>> stored;
+    const std::size_t sections = values.sections(0).size();
+    for (std::size_t s = 0; s < sections; ++s) stored.emplace_back(op.rows_->section_bytes[s]);
+    if constexpr (TensorFormat<V>) {
+      std::vector<std::byte*> dst;
+      for (AlignedBuffer<std::byte>& s : stored) dst.push_back(s.data());
+      values.encode_tensor(dst);
+    }
+    parallel_for(options.execution, blocks.rows, [&](index_t b) {
+      const Panel p = panel_of(b);
+      std::vector<std::byte*> dst;
+      for (std::size_t s = 0; s < sections; ++s)
+        dst.push_back(stored[s].data() + op.rows_->block_rows[static_cast<std::size_t>(b)].first[s]);
+      encode_rows(values, p.view, b * block.rows, dst, p.options);
+    });
+    for (AlignedBuffer<std::byte>& s : stored) op.stored_.emplace_back(std::move(s));
+    return op;
+  }
+
+  /// W[row, col … col + dst.size()).
+  void decode(index_t row, index_t col, std::span<float> dst) const {
+    std::fill(dst.begin(), dst.end(), 0.0f);
+    const MatrixShape block = parameters_.block;
+    const index_t b = row / block.rows, end = col + static_cast<index_t>(dst.size());
+    const typename Rows::BlockRow& at = rows_->block_rows[static_cast<std::size_t>(b)];
+    std::array<const std::byte*, kMaxSections> src{};
+    for (std::size_t s = 0; s < stored_.size(); ++s)
+      src[s] = stored_[s].bytes.data() + at.first[s] + row % block.rows * at.bytes[s];
+    detail::RowValues<V> values(parameters_.values, std::span(src).first(stored_.size()), at.kept * block.cols);
+    for_kept(b, col / block.cols, ceil_div(end, block.cols), [&](index_t j, index_t place) {
+      const index_t first = std::max(col, j * block.cols), last = std::min(end, (j + 1) * block.cols);
+      for (index_t c = first; c < last; ++c)
+        dst[static_cast<std::size_t>(c - col)] = values[place * block.cols + c - j * block.cols];
+    });
+  }
+
+  RowSource source() const {
+    RowSource w;
+    w.rows = shape_.rows;
+    w.cols = shape_.cols;
+    w.self = this;
+    w.decode_f32 = [](const void* self, index_t row, index_t col, index_t count, float* dst) {
+      static_cast<const BlockSparse*>(self)->decode(row, col, {dst, static_cast<std::size_t>(count)});
+    };
+    if (parameters_.values.exact_in_bf16())
+      w.decode_bf16 = [](const void* self, index_t row, index_t col, index_t count, bf16* dst) {
+        detail::decode_as_bf16(
+            col, std::span(dst, static_cast<std::size_t>(count)),
+            [&](index_t c, std::span<float> part) { static_cast<const BlockSparse*>(self)->decode(row, c, part); });
+      };
+    return w;
+  }
+
+  MatrixShape shape_;
+  Parameters parameters_;
+  SharedBytes bits_;
+  std::vector<SharedBytes> stored_;
+  std::shared_ptr<const Rows> rows_;
+};
+
+}  // namespace blockpack::inline BLOCKPACK_ABI
