@@ -5,6 +5,7 @@
 /// weights.
 /// docs/sparsity.md.
 
+#include "blockpack/sparse/armor_matrix.hpp"
 #include "blockpack/sparse/block_sparse.hpp"
 #include "blockpack/sparse/exchange.hpp"
 #include "blockpack/sparse/mask.hpp"
