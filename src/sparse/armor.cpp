@@ -324,7 +324,7 @@ void ArmorFit<T>::State::evaluate(const Execution& how) {
 
 template <class T>
 void ArmorFit<T>::State::adam_step(const Execution& how) {
-  if (norm_ == 0.0) return;
+  if (norm_ < 1e-30) return;  // 2 / Z must be a float; weights of 1e-20 and less are zeros to the 1e-5 of NoWag
   if (!moments_a_) {
     moments_a_.emplace(point_.a.size());
     moments_b_.emplace(point_.b.size());
