@@ -17,6 +17,7 @@
 
 #include "blockpack/core/random.hpp"
 #include "blockpack/quant/block_rows.hpp"
+#include "blockpack/solve/objective.hpp"
 #include "blockpack/sparse/prune/nowag.hpp"
 #include "quant/hessian.hpp"
 
@@ -50,22 +51,6 @@ std::vector<T> transposed(MatrixView<const T> x) {
   return values;
 }
 
-/// y += s · x
-template <class T>
-void add_scaled(T s, const T* x, index_t n, T* y) {
-  for (index_t j = 0; j < n; ++j) y[j] += s * x[j];
-}
-
-template <class T>
-T dot(const T* a, const T* b, index_t n) {
-  T sums[8] = {};
-  index_t j = 0;
-  for (; j + 8 <= n; j += 8)
-    for (index_t k = 0; k < 8; ++k) sums[k] += a[j + k] * b[j + k];
-  for (; j < n; ++j) sums[0] += a[j] * b[j];
-  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
 /// Products of blocks on one thread: through the engine, or plain.
 template <class T>
 struct Product {
@@ -77,7 +62,7 @@ struct Product {
       if (engine) return matmul_transpose(x, rows_of(w), y, serial());
     for (index_t i = 0; i < y.rows(); ++i) {
       std::fill_n(y.row_data(i), y.cols(), T{0});
-      for (index_t k = 0; k < x.cols(); ++k) add_scaled(x(i, k), w.row_data(k), y.cols(), y.row_data(i));
+      for (index_t k = 0; k < x.cols(); ++k) detail::add_scaled(x(i, k), w.row_data(k), y.cols(), y.row_data(i));
     }
   }
   /// y = xᵀ · w
@@ -90,7 +75,7 @@ struct Product {
     if constexpr (std::is_same_v<T, float>)
       if (engine) return matmul(x, rows_of(w), y, Activations::f32, serial());
     for (index_t i = 0; i < y.rows(); ++i)
-      for (index_t j = 0; j < y.cols(); ++j) y(i, j) = dot(x.row_data(i), w.row_data(j), x.cols());
+      for (index_t j = 0; j < y.cols(); ++j) y(i, j) = detail::dot(x.row_data(i), w.row_data(j), x.cols());
   }
 };
 
@@ -339,7 +324,7 @@ void ArmorFit<T>::State::evaluate(const Execution& how) {
 
 template <class T>
 void ArmorFit<T>::State::adam_step(const Execution& how) {
-  if (norm_ == 0.0) return;
+  if (norm_ < 1e-30) return;  // 2 / Z must be a float; weights of 1e-20 and less are zeros to the 1e-5 of NoWag
   if (!moments_a_) {
     moments_a_.emplace(point_.a.size());
     moments_b_.emplace(point_.b.size());
@@ -394,7 +379,8 @@ void ArmorFit<T>::State::sequential_step(const Execution& how) {
   };
   const auto step = [](const std::vector<T>& gradient, double curvature, T* values) {
     if (curvature <= 0.0) return;
-    add_scaled(static_cast<T>(-1.0 / curvature), gradient.data(), static_cast<index_t>(gradient.size()), values);
+    detail::add_scaled(static_cast<T>(-1.0 / curvature), gradient.data(), static_cast<index_t>(gradient.size()),
+                       values);
   };
   // d_ holds S C until D is computed anew.
   parallel_for(how, grid_.cols,
@@ -543,15 +529,16 @@ void ArmorFit<T>::State::solve_group(index_t i, index_t j, index_t group) {
   for (const index_t k : support) point_.kept[static_cast<std::size_t>(at + k)] = 1;
   // E += a uᵀ, Q += a (C u)ᵀ, D += (Aᵀ a) (C u)ᵀ.
   std::vector<T> u(static_cast<std::size_t>(db())), cu, aa(static_cast<std::size_t>(da()));
-  for (index_t k = 0; k < of; ++k) add_scaled(static_cast<T>(delta[k]), c_block.row_data(first + k), db(), u.data());
-  for (index_t k = 0; k < db(); ++k) cu.push_back(dot(c_block.row_data(k), u.data(), db()));
-  for (index_t r = 0; r < da(); ++r) add_scaled(left(r, row), left.row_data(r), da(), aa.data());
+  for (index_t k = 0; k < of; ++k)
+    detail::add_scaled(static_cast<T>(delta[k]), c_block.row_data(first + k), db(), u.data());
+  for (index_t k = 0; k < db(); ++k) cu.push_back(detail::dot(c_block.row_data(k), u.data(), db()));
+  for (index_t r = 0; r < da(); ++r) detail::add_scaled(left(r, row), left.row_data(r), da(), aa.data());
   double loss = 0.0;
   for (index_t r = 0; r < da(); ++r) {
     const index_t start = (i * da() + r) * shape_.cols + j * db();
-    add_scaled(left(r, row), u.data(), db(), error_.data() + start);
-    add_scaled(left(r, row), cu.data(), db(), q_.data() + start);
-    add_scaled(aa[static_cast<std::size_t>(r)], cu.data(), db(), d_.data() + start);
+    detail::add_scaled(left(r, row), u.data(), db(), error_.data() + start);
+    detail::add_scaled(left(r, row), cu.data(), db(), q_.data() + start);
+    detail::add_scaled(aa[static_cast<std::size_t>(r)], cu.data(), db(), d_.data() + start);
     for (index_t k = 0; k < of; ++k)
       p_[static_cast<std::size_t>(start + first + k)] += left(r, row) * static_cast<T>(delta[k]);
     loss += square_sum(error_.data() + start, db());

@@ -19,17 +19,11 @@ constexpr index_t kEnumerated = 16;
 /// A share of n, rounded.
 index_t share_of(double share, index_t n) { return static_cast<index_t>(std::lround(share * static_cast<double>(n))); }
 
-void check_size(const char* function, const char* name, std::size_t got, index_t needed) {
-  if (static_cast<index_t>(got) != needed)
-    throw ShapeError(std::string(function) + ": " + name + " has " + std::to_string(got) + " elements, " +
-                     std::to_string(needed) + " needed");
-}
-
 }  // namespace
 
 void empirical_fisher(MatrixView<const float> samples, std::span<double> g, MatrixView<double> h) {
   const index_t n = samples.cols();
-  check_size("empirical_fisher", "g", g.size(), n);
+  detail::check_length("empirical_fisher", "g", g.size(), n);
   if (h.shape() != MatrixShape{n, n})
     throw ShapeError("empirical_fisher: h is " + to_string(h.shape()) + ", " + to_string(MatrixShape{n, n}) +
                      " needed");
@@ -113,8 +107,8 @@ IcbsModel icbs_layer_model(MatrixView<const float> w, const GramMatrix& x) {
 IcbsQuadratic icbs_quadratic(std::span<const double> original, std::span<const double> current,
                              std::span<const double> g, MatrixView<const double> h, const IcbsOptions& options) {
   const auto n = static_cast<index_t>(original.size());
-  check_size("icbs_quadratic", "current", current.size(), n);
-  check_size("icbs_quadratic", "g", g.size(), n);
+  detail::check_length("icbs_quadratic", "current", current.size(), n);
+  detail::check_length("icbs_quadratic", "g", g.size(), n);
   if (h.shape() != MatrixShape{n, n})
     throw ShapeError("icbs_quadratic: h is " + to_string(h.shape()) + ", " + to_string(MatrixShape{n, n}) + " needed");
   std::vector<double> dw;
@@ -224,7 +218,7 @@ Icbs::State::State(std::vector<IcbsLayer> layers, IcbsModel model, const IcbsOpt
     throw ValueError("Icbs: the model has no gradient(), which IcbsScore::gradient needs");
   for (IcbsLayer& given : layers) {
     quant::check_finite<float>("Icbs", given.w);
-    if (uses(IcbsScore::wanda)) check_size("Icbs", "column_norms", given.column_norms.size(), given.w.cols());
+    if (uses(IcbsScore::wanda)) detail::check_length("Icbs", "column_norms", given.column_norms.size(), given.w.cols());
     Layer layer;
     layer.w = given.w;
     layer.column_norms = std::move(given.column_norms);

@@ -11,8 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "blockpack/core/compose.hpp"
+#include "blockpack/sparse/n_m.hpp"
 #include "blockpack/sparse/prune/armor.hpp"
 #include "blockpack/sparse/prune/nowag.hpp"
+#include "blockpack/structured/block_diagonal.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
 #include "support/golden.hpp"
@@ -273,6 +276,26 @@ TEST_CASE("ARMOR in float follows double, and depends on neither threads nor the
     }
 }
 
+TEST_CASE("the factors of ARMOR are what the operators take", "[sparse][armor]") {
+  const Layer layer({24, 64}, 4);
+  ArmorOptions options = small_options(8, 10);
+  options.block.cols = 16;
+  const ArmorFactors<float> f = armor(layer.w(), layer.h, options, kSerial).factors;
+  using Core = NmMatrix<DenseFormat<float>>;
+  const Compose op(
+      BlockDiagonal::encode({24, 24}, f.left_view(), {.blocks = 3, .factors = FactorFormat::f32()}),
+      Compose(Core::encode(f.core_view(), NmFormat<DenseFormat<float>>{}),
+              BlockDiagonal::encode({64, 64}, f.right_view(), {.blocks = 4, .factors = FactorFormat::f32()})));
+  const std::vector<double> expected = dense(f);
+  std::vector<float> row(64);
+  for (index_t i = 0; i < 24; ++i) {
+    op.decode_rows(std::span(&i, 1), MatrixView<float>(row.data(), 1, 64));
+    for (index_t j = 0; j < 64; ++j)
+      CHECK(static_cast<double>(row[static_cast<std::size_t>(j)]) ==
+            Approx(expected[static_cast<std::size_t>(i * 64 + j)]).epsilon(1e-4).margin(1e-6));
+  }
+}
+
 TEST_CASE("ARMOR ends early, tells its progress and can be cancelled", "[sparse][armor]") {
   const Layer layer({16, 32}, 8);
   ArmorOptions options = small_options(8, 100000);
@@ -302,6 +325,8 @@ TEST_CASE("ARMOR takes weights and importance without information", "[sparse][ar
     for (index_t j = 0; j < 8; ++j) layer.weights[static_cast<std::size_t>(i * 32 + j)] = 0.0f;  // a block
   const ArmorResult<float> result = armor(layer.w(), layer.h, options, kSerial);
   CHECK(result.report.best() < result.report.start());
+  for (float& v : layer.weights) v *= 1e-35f;
+  CHECK(armor(layer.w(), layer.h, options, kSerial).report.last() <= 1.0);
   std::fill(layer.weights.begin(), layer.weights.end(), 0.0f);
   for (const ArmorUpdate update : {ArmorUpdate::adam, ArmorUpdate::sequential}) {
     ArmorOptions all = options;
