@@ -105,6 +105,37 @@ TEST_CASE("pruning by calibration loses less of the outputs, in the published or
   CHECK(loss("bsr4x1-f32+sparsegpt+refit") < loss("bsr4x1-f32+wanda"));
 }
 
+TEST_CASE("ARMOR is a scheme that is no worse than the mask it starts from", "[recipe][sparse]") {
+  const Layer layer;
+  const auto error = [&](const std::string& scheme) {
+    const std::vector<float> q = decoded(layer.encode(scheme));
+    double sum = 0;
+    for (index_t i = 0; i < kOut; ++i)
+      for (index_t j = 0; j < kIn; ++j) {
+        const auto at = static_cast<std::size_t>(i * kIn + j);
+        const double e = static_cast<double>(layer.w[at]) - static_cast<double>(q[at]);
+        sum += e * e * layer.gram(j, j);
+      }
+    return sum;
+  };
+  CHECK(error("armor-b8-2:4-bf16+nowag") < 0.8 * error("2:4-bf16+nowag"));
+  const auto codec = Registry::standard().codec("armor-b8-2:4-int8-row+nowag");
+  CHECK(codec->scheme() == "armor-b8-2:4-int8-row+nowag");
+  const AnyLinear op = layer.encode("armor-b8-2:4-int8-row");
+  CHECK(op.scheme() == "armor-b8-2:4-int8-row");
+  index_t bytes = 0;
+  for (const SectionSize& s : codec->sections(kShape)) bytes += s.bytes;
+  CHECK(static_cast<index_t>(op.storage_bytes()) == bytes);
+  CHECK(decoded(codec->open(kShape, op.sections())) == decoded(op));
+  CHECK_THROWS_WITH(layer.encode("armor-b32-2:4-bf16"), Contains("48") || Contains("72"));  // 32 divides neither
+  const auto refuse = [](const char* scheme, const char* says) {
+    CHECK_THROWS_WITH(Registry::standard().codec(scheme), Contains(says));
+  };
+  refuse("armor-b16", "armor-b<side of the blocks>");
+  refuse("armor-b16-bf16-f32", "armor-b<side of the blocks>");
+  refuse("armor-b6-2:4-bf16", "a multiple of 4");
+}
+
 TEST_CASE("rows that are pruned by themselves stream, others do not", "[recipe][sparse]") {
   const auto panels = [](const char* scheme) { return Registry::standard().codec(scheme)->encodes_panels(); };
   CHECK(panels("2:4-bf16"));
