@@ -96,7 +96,9 @@ const std::vector<std::vector<std::string>> kSparse = {
     {"bitmask-s70-bf16", "bitmask-s70-bf16+sparsegpt+refit", "bitmask-s70-bf16+search"},
     {"bsr4x1-bf16", "bsr4x1-bf16+wanda", "bsr4x1-bf16+sparsegpt+refit"},
     {"bsr1x16-bf16", "bsr1x16-bf16+sparsegpt+refit"},
-    {"bsr16x32-bf16", "bsr16x32-bf16+sparsegpt+refit"}};
+    {"bsr16x32-bf16", "bsr16x32-bf16+sparsegpt+refit"},
+    {"armor-b8-2:4-bf16", "armor-b8-2:4-bf16+nowag"},
+    {"armor-b16-2:4-bf16", "armor-b16-2:4-bf16+nowag"}};
 
 /// The groups of a scope, and a group for each other scheme of the registry: structured and sparse forms have pages of
 /// their own.
@@ -144,10 +146,16 @@ const std::map<std::string, double> kReferenceAll = {{"int4-g32", 2.1238},
                                                      {"int3-g128+gptq", 2.1507},
                                                      {"auto:3.125bpw", 2.1398}};
 
-const std::map<std::string, double> kReferenceSparse = {
-    {"2:4-bf16", 2.4946},          {"2:4-bf16+nowag", 2.480},        {"2:4-bf16+wanda", 2.476},
-    {"2:4-bf16+sparsegpt", 2.249}, {"2:4-bf16+wanda+refit", 2.1995}, {"bitmask-bf16", 2.273},
-    {"bitmask-bf16+wanda", 2.260}, {"bitmask-bf16+sparsegpt", 2.186}};
+const std::map<std::string, double> kReferenceSparse = {{"2:4-bf16", 2.4946},
+                                                        {"2:4-bf16+nowag", 2.480},
+                                                        {"2:4-bf16+wanda", 2.476},
+                                                        {"armor-b8-2:4-bf16+nowag", 2.213},
+                                                        {"armor-b16-2:4-bf16+nowag", 2.153},
+                                                        {"2:4-bf16+sparsegpt", 2.249},
+                                                        {"2:4-bf16+wanda+refit", 2.1995},
+                                                        {"bitmask-bf16", 2.273},
+                                                        {"bitmask-bf16+wanda", 2.260},
+                                                        {"bitmask-bf16+sparsegpt", 2.186}};
 
 constexpr const char* kStructuredIntroduction = R"(# Structured forms on a language model
 
