@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// encode/…, decode/…: a float32 matrix into a scheme and back, through the registry, for every scheme it lists; bytes
-// and values are checked against the scalar templates, a peer's encoder must give the same bytes. GBps counts the
-// float32 bytes, of the input when encoding, of the output when decoding.
+// encode/…, decode/…: a float32 matrix into a scheme and back, through the registry, for every format of it, rotated or
+// not; bytes and values are checked against the scalar templates, a peer's encoder must give the same bytes. GBps
+// counts the float32 bytes, of the input when encoding, of the output when decoding.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -88,7 +88,7 @@ class Coded {
     encode({});
     operator_ = codec_->open(shape(), stored_, blockpack::PackPolicy::none());
     decode(1);
-    if (codec_->reproducible()) {
+    if (has_scalar_form(codec_->scheme())) {
       const ScalarForm scalar =
           scalar_form(codec_->scheme(), {w_, kRows, kCols}, codec_->row_wise() ? index_t{32} : kRows);
       for (std::size_t s = 0; s < stored_.size(); ++s)
@@ -172,7 +172,7 @@ void add_codec_rows(Suite& suite, const Contestants& contestants, const Options&
   const std::string place = "/N:" + std::to_string(kRows) + "/K:" + std::to_string(kCols) + "/threads:";
   std::vector<std::string> schemes;
   for (const blockpack::ListedScheme& listed : blockpack::Registry::standard().listed())
-    if (blockpack::Registry::standard().codec(listed.scheme)->reproducible()) schemes.push_back(listed.scheme);
+    if (has_scalar_form(listed.scheme)) schemes.push_back(listed.scheme);
   for (const std::string& scheme : measured_schemes())
     if (std::find(schemes.begin(), schemes.end(), scheme) == schemes.end()) schemes.push_back(scheme);
   for (const std::string& scheme : schemes) {

@@ -7,6 +7,7 @@
 #include <span>
 #include <stdexcept>
 #include <string_view>
+#include <utility>
 
 #include "blockpack/core/dense.hpp"
 #include "blockpack/quant.hpp"
@@ -50,47 +51,62 @@ ScalarForm ptq161_form(MatrixView<const float> w) {
   return form;
 }
 
-}  // namespace
-
-ScalarForm scalar_form(const std::string& scheme, const Weights& w, index_t rows) {
-  const MatrixView<const float> all(w.data, w.n, w.k), part(w.data, rows, w.k);
-  if (scheme == "ptq1.61") return ptq161_form(all);
-  const std::string rotated = "hadamard-b";
-  if (scheme.rfind(rotated, 0) == 0) {
-    const std::size_t dash = scheme.find('-', rotated.size());
-    const blockpack::BlockHadamard rotation(w.k, std::stol(scheme.substr(rotated.size())));
-    std::vector<float> values(w.data, w.data + w.n * w.k);
-    rotation.rotate_rows(MatrixView<float>(values.data(), w.n, w.k));
-    ScalarForm form = scalar_form(scheme.substr(dash + 1), {values.data(), w.n, w.k}, rows);
-    rotation.rotate_rows(MatrixView<float>(form.values.data(), rows, w.k));
-    return form;
-  }
+/// Calls visit(format) for the row format of that name; false when there is none.
+template <class Visit>
+bool with_format(const std::string& scheme, const Visit& visit) {
+  using namespace blockpack;
   std::vector<std::string_view> fields;
   for (std::size_t at = 0; at < scheme.size();) {
     const std::size_t end = std::min(scheme.find('-', at), scheme.size());
     fields.push_back(std::string_view(scheme).substr(at, end - at));
     at = end + 1;
   }
-  const auto form = [&](const auto& format) { return form_of(blockpack::fitted(format, all, {}), part); };
-  if (scheme == "f32") return form(blockpack::DenseFormat<float>{});
-  if (scheme == "bf16") return form(blockpack::DenseFormat<blockpack::bf16>{});
-  if (scheme == "fp16") return form(blockpack::DenseFormat<blockpack::fp16>{});
-  std::optional<ScalarForm> found;
-  const auto try_format = [&]<class Format>() {
-    if (found) return;
-    if (const auto format = Format::from_fields(fields[0], std::span(fields).subspan(1))) found = form(*format);
+  const auto is = [&]<class Format>(const Format& format, const char* name) {
+    if (scheme != name) return false;
+    visit(format);
+    return true;
   };
-  using namespace blockpack;
-  try_format.operator()<Bfp>();
-  try_format.operator()<Mx>();
-  try_format.operator()<GroupInt>();
-  try_format.operator()<Nvfp4>();
-  try_format.operator()<Nf4>();
-  try_format.operator()<Ternary>();
-  try_format.operator()<StatsQ>();
-  try_format.operator()<Ggml>();
-  if (!found) throw std::runtime_error("no scalar template encodes " + scheme);
-  return *found;
+  const auto reads = [&]<class Format>(const Format&) {
+    const auto format = Format::from_fields(fields[0], std::span(fields).subspan(1));
+    if (format) visit(*format);
+    return format.has_value();
+  };
+  return is(DenseFormat<float>{}, "f32") || is(DenseFormat<bf16>{}, "bf16") || is(DenseFormat<fp16>{}, "fp16") ||
+         reads(Bfp{}) || reads(Mx{}) || reads(GroupInt{}) || reads(Nvfp4{}) || reads(Nf4{}) || reads(Ternary{}) ||
+         reads(StatsQ{}) || reads(Ggml{});
+}
+
+/// The rotation in front of a format, if any: its block, and what stands behind it.
+std::optional<std::pair<index_t, std::string>> rotation_of(const std::string& scheme) {
+  const std::string name = "hadamard-b";
+  if (scheme.rfind(name, 0) != 0) return std::nullopt;
+  return std::pair(index_t{std::stol(scheme.substr(name.size()))}, scheme.substr(scheme.find('-', name.size()) + 1));
+}
+
+}  // namespace
+
+bool has_scalar_form(const std::string& scheme) {
+  const auto rotated = rotation_of(scheme);
+  return scheme == "ptq1.61" || with_format(rotated ? rotated->second : scheme, [](const auto&) {});
+}
+
+ScalarForm scalar_form(const std::string& scheme, const Weights& w, index_t rows) {
+  const MatrixView<const float> all(w.data, w.n, w.k);
+  if (scheme == "ptq1.61") return ptq161_form(all);
+  if (const auto rotated = rotation_of(scheme)) {
+    const blockpack::BlockHadamard rotation(w.k, rotated->first);
+    std::vector<float> values(w.data, w.data + w.n * w.k);
+    rotation.rotate_rows(MatrixView<float>(values.data(), w.n, w.k));
+    ScalarForm form = scalar_form(rotated->second, {values.data(), w.n, w.k}, rows);
+    rotation.rotate_rows(MatrixView<float>(form.values.data(), rows, w.k));
+    return form;
+  }
+  ScalarForm form;
+  if (!with_format(scheme, [&](const auto& format) {
+        form = form_of(blockpack::fitted(format, all, {}), all.rows_from(0, rows));
+      }))
+    throw std::runtime_error("no scalar template encodes " + scheme);
+  return form;
 }
 
 }  // namespace bench

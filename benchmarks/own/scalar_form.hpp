@@ -15,6 +15,9 @@ struct ScalarForm {
   std::vector<float> values;  ///< decoded
 };
 
+/// Formats of rows, rotated or not, and PTQ1.61.
+bool has_scalar_form(const std::string& scheme);
+
 /// The first `rows` rows of w under a scheme; parameters of the whole matrix are those of all of w.
 /// Errors: std::runtime_error for a scheme that no template has.
 ScalarForm scalar_form(const std::string& scheme, const Weights& w, index_t rows);
