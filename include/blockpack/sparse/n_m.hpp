@@ -94,6 +94,8 @@ class NmFormat {
   }
   bool can_store_nan() const noexcept { return values_.can_store_nan(); }
   bool exact_in_bf16() const noexcept { return values_.exact_in_bf16(); }
+  /// Whether two of four neighbours are kept at most: how matrices are packed.
+  bool two_four() const noexcept { return layout_.of == 4 && layout_.keep <= 2; }
 
   /// ValueError for a group with more than N weights.
   void check_pattern(const EncodeRow& row) const {
