@@ -269,19 +269,6 @@ class RowMatrix {
     if (released_) throw UnsupportedError(std::string(function) + ": the stored form of this operator was released");
   }
 
-  /// How values are packed, of a format that has packed values.
-  std::optional<WeightLayout> weight_layout() const noexcept {
-    if constexpr (detail::DenseRowFormat<F>) return WeightLayout::dense;
-    if constexpr (detail::TwoFourFormat<F>) {
-      if (format_.two_four()) return WeightLayout::two_four;
-    }
-    return std::nullopt;
-  }
-  /// Values that are exact in bf16 are packed as bf16 for every mode; wider ones as the mode computes.
-  WeightType weight_type(Activations mode) const noexcept {
-    return format_.exact_in_bf16() || mode == Activations::bf16 ? WeightType::bf16 : WeightType::f32;
-  }
-
   /// Whether such an apply multiplies packed codes as they are.
   bool by_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] const ApplyOptions& how) const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
@@ -296,6 +283,19 @@ class RowMatrix {
   }
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
+  /// How values are packed, of a format that has packed values.
+  std::optional<WeightLayout> weight_layout() const noexcept {
+    if constexpr (detail::DenseRowFormat<F>) return WeightLayout::dense;
+    if constexpr (detail::TwoFourFormat<F>) {
+      if (format_.two_four()) return WeightLayout::two_four;
+    }
+    return std::nullopt;
+  }
+  /// Values that are exact in bf16 are packed as bf16 for every mode; wider ones as the mode computes.
+  WeightType weight_type(Activations mode) const noexcept {
+    return format_.exact_in_bf16() || mode == Activations::bf16 ? WeightType::bf16 : WeightType::f32;
+  }
+
   /// Whether there are packed codes, or will be, and the level has kernels for them.
   bool packs_codes(const Execution& how) const {
     return code_spec_ && cache_->serves_codes() && multiplies_codes(how.level());
