@@ -7,7 +7,8 @@
 ///     const auto w24 = NmMatrix<DenseFormat<bf16>>::encode(w);  // w has at most two weights of four neighbours
 ///
 /// Bits per weight: N / M of those of the values, and N · ceil(log2 M) / M for the places (1 for 2:4 and 1.5 for 4:8).
-/// docs/formats/sparse.md has the bytes. Source: the semi-structured conversion of PyTorch and Sparse-Marlin for 2:4
+/// 2:4 and 1:4 have a packed form (WeightLayout::two_four), others are decoded row by row. docs/formats/sparse.md has
+/// the bytes. Source: the semi-structured conversion of PyTorch and Sparse-Marlin for 2:4
 /// (order of bits, which places stand for missing weights); the general form is ours.
 
 #include <algorithm>
