@@ -24,6 +24,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_scalar(t.dense, f);
        install_codes_scalar(t.codes, f);
+       install_two_four_scalar(t.two_four, f);
        install_couple_scalar(t.couple, f);
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
@@ -36,6 +37,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx2(t.dense, f);
        install_codes_avx2(t.codes, f);
+       install_two_four_avx2(t.two_four, f);
        install_couple_avx2(t.couple, f);
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
@@ -49,6 +51,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx512(t.dense, f);
        install_codes_avx512(t.codes, f);
+       install_two_four_avx512(t.two_four, f);
        install_couple_avx512(t.couple, f);
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
@@ -69,6 +72,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx512bf16(t.dense, f);
        install_codes_avx512bf16(t.codes, f);
+       install_two_four_avx512bf16(t.two_four, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AMX)
@@ -83,6 +87,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_neon(t.dense, f);
        install_codes_neon(t.codes, f);
+       install_two_four_neon(t.two_four, f);
        install_couple_neon(t.couple, f);
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);

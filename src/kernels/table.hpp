@@ -15,6 +15,7 @@
 #include "kernels/quant/quant_kernels.hpp"
 #include "kernels/select/select_kernels.hpp"
 #include "kernels/slot.hpp"
+#include "kernels/two_four/two_four_kernels.hpp"
 
 namespace blockpack::kernels {
 
@@ -24,6 +25,7 @@ struct KernelTable {
   DenseKernels dense;
   CodeKernels codes;
   Int8Kernels int8;
+  TwoFourKernels two_four;
   CoupleKernels couple;
   ConvertKernels convert;
   HistogramKernels histogram;
@@ -38,6 +40,7 @@ void visit_slots(const KernelTable& table, Visitor&& visit) {
   visit_slots(table.dense, [&](const char* name, const auto& slot) { visit("dense", name, slot); });
   visit_slots(table.codes, [&](const char* name, const auto& slot) { visit("codes", name, slot); });
   visit_slots(table.int8, [&](const char* name, const auto& slot) { visit("int8", name, slot); });
+  visit_slots(table.two_four, [&](const char* name, const auto& slot) { visit("two_four", name, slot); });
   visit_slots(table.couple, [&](const char* name, const auto& slot) { visit("couple", name, slot); });
   visit_slots(table.convert, [&](const char* name, const auto& slot) { visit("convert", name, slot); });
   visit_slots(table.histogram, [&](const char* name, const auto& slot) { visit("histogram", name, slot); });
