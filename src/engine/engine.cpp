@@ -59,31 +59,6 @@ class WidenedPanels final : public PanelSource {
   const kernels::DenseKernels& kernels_;
 };
 
-/// 2:4 panels for the f32 path, expanded block by block.
-class ExpandedPanels final : public PanelSource {
- public:
-  ExpandedPanels(const PackedWeights& w, const kernels::TwoFourKernels& kernels) : w_(w), kernels_(kernels) {
-    step = kernels::kF32Depth;
-    scratch_per_panel = step * panel_row_bytes(WeightType::f32);
-    slice_panels = 8;
-  }
-  PanelBlock prepare(std::byte* scratch, index_t first, index_t count, index_t k0, index_t depth) const override {
-    const bool bf16 = w_.type() == WeightType::bf16;
-    const index_t panel_bytes = two_four_panel_bytes(w_.type(), w_.shape().cols);
-    const auto* w = reinterpret_cast<const unsigned char*>(w_.data()) +
-                    k0 / kernels::kTwoFourStep * 2 * kernels::two_four_unit_bytes(bf16 ? 2 : 4);
-    for (index_t p = 0; p < count; ++p)
-      (bf16 ? kernels_.expand_f32_bf16 : kernels_.expand_f32_f32)
-          .fn(w + (first + p) * panel_bytes, 2 * ceil_div(depth, kernels::kTwoFourStep), panel_bytes,
-              reinterpret_cast<float*>(scratch + p * scratch_per_panel));
-    return {scratch, scratch_per_panel};
-  }
-
- private:
-  const PackedWeights& w_;
-  const kernels::TwoFourKernels& kernels_;
-};
-
 /// A product with packed weights, and with those of its gate, through panels that `args` say how to make.
 template <class Panels, class... Args>
 void multiply_panels(const Product& p, const PackedWeights& w, const Gate<PackedWeights>& gate, const Args&... args) {
@@ -150,7 +125,8 @@ class TransposedPanels final : public PanelSource {
   const RowSource& w_;
 };
 
-/// y = epilogue(x · Wᵀ) from 2:4 weights; `mode` is neither automatic nor int8_token.
+/// y = epilogue(x · Wᵀ) from 2:4 weights; `mode` is neither automatic nor int8_token. Selections halve the
+/// multiply-adds whatever the number of tokens; what beats them is tiles, or dots without selections, in bf16.
 void multiply_two_four(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
                        const ApplyOptions& how, const PackedWeights* gate) {
   const kernels::KernelTable& table = kernels::table_for(w.level());
@@ -161,9 +137,8 @@ void multiply_two_four(ActivationView x, const PackedWeights& w, ResultView y, A
   const Product p{table.dense,  dots ? Path::bf16 : Path::f32, mode, x, y.cols(), x.cols(), y, how.epilogue,
                   how.execution};
   with_gate(p, gate, [&](const Product& q, const Gate<PackedWeights>& g) {
-    if (few) return multiply_few_two_four(q, table.two_four, w, g);
-    if (dots) return multiply_two_four_panels(q, table.two_four, w, g);
-    multiply_panels<ExpandedPanels>(q, w, g, table.two_four);
+    if (dots && !few) return multiply_two_four_panels(q, table.two_four, w, g);
+    multiply_selected(q, table.two_four, w, g);
   });
 }
 

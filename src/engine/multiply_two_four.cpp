@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Packed 2:4 weights (layout: kernels/two_four/two_four_kernels.hpp) and the products of few tokens with them. Tasks
-/// are runs of panels; every panel is read once, and nothing but memory should matter.
+/// Packed 2:4 weights (layout: kernels/two_four/two_four_kernels.hpp) and the products with them that select
+/// activations. Tasks are runs of panels; every panel is read once, and nothing but memory should matter.
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "blockpack/core/scalar.hpp"
 #include "engine/product.hpp"
@@ -58,18 +59,26 @@ void pack_panel(const RowSource& w, index_t first, std::byte* dst) {
     }
 }
 
-/// Rows of x in the order of the kernels, missing tokens as zeros.
-AlignedBuffer<std::byte> activations(const Product& p, index_t steps, index_t tokens) {
+/// Tokens that share one pass over the weights: bounds the memory their copies take.
+constexpr index_t kSelectedChunk = 256;
+
+/// Tokens as the kernels take them: 1, 2, 4 or 8, the missing ones zeros.
+index_t kernel_tokens(index_t tokens) {
+  return static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(std::min(tokens, kernels::kTwoFourTokens))));
+}
+
+/// `count` rows of x from `first` on in the order of the kernels.
+AlignedBuffer<std::byte> activations(const Product& p, index_t first, index_t count) {
   const bool bf16 = p.path == Path::bf16;
-  const index_t bytes = bf16 ? 2 : 4;
-  AlignedBuffer<std::byte> x(checked_mul(steps * tokens, kTwoFourStep * bytes, "matmul"));
-  for (index_t m = 0; m < p.x.rows(); ++m) {
+  const index_t bytes = bf16 ? 2 : 4, tokens = kernel_tokens(count);
+  AlignedBuffer<std::byte> x(checked_mul(ceil_div(p.k, kTwoFourStep) * tokens, kTwoFourStep * bytes, "matmul"));
+  for (index_t m = 0; m < count; ++m) {
     std::byte* row = x.data() + m * kTwoFourStep * bytes;
     if (bf16) {
-      load_bf16(p, m, 0, p.k, reinterpret_cast<std::uint16_t*>(row), tokens * kTwoFourStep);
+      load_bf16(p, first + m, 0, p.k, reinterpret_cast<std::uint16_t*>(row), tokens * kTwoFourStep);
     } else {
       for (index_t k = 0; k < p.k; k += kTwoFourStep)
-        load_f32(p, m, k, std::min(kTwoFourStep, p.k - k), reinterpret_cast<float*>(row) + k * tokens);
+        load_f32(p, first + m, k, std::min(kTwoFourStep, p.k - k), reinterpret_cast<float*>(row) + k * tokens);
     }
   }
   return x;
@@ -95,38 +104,47 @@ void pack_two_four(const RowSource& w, WeightType type, const Execution& how, st
   });
 }
 
-void multiply_few_two_four(const Product& p, const kernels::TwoFourKernels& kernels, const PackedWeights& w,
-                           const Gate<PackedWeights>& gate) {
+void multiply_selected(const Product& p, const kernels::TwoFourKernels& kernels, const PackedWeights& w,
+                       const Gate<PackedWeights>& gate) {
+  using kernels::kPanelColumns;
+  using kernels::kTwoFourTokens;
   const auto& slot = p.path == Path::bf16           ? kernels.few_f32_bf16_bf16
                      : w.type() == WeightType::bf16 ? kernels.few_f32_f32_bf16
                                                     : kernels.few_f32_f32_f32;
-  const index_t tokens = std::bit_ceil(static_cast<std::size_t>(p.x.rows()));
-  const index_t steps = ceil_div(p.k, kTwoFourStep);
-  const auto x = activations(p, steps, tokens);
-  const index_t panels = ceil_div(p.n, kernels::kPanelColumns);
+  const index_t panels = ceil_div(p.n, kPanelColumns);
   const index_t panel_bytes = two_four_panel_bytes(w.type(), p.k);
   constexpr index_t kPanelsPerTask = 8;
-  const index_t per_task = panels <= 64 ? 4 : kPanelsPerTask;
-  const auto multiply = [&](const Product& q, const PackedWeights& weights, index_t task) {
-    const index_t first = task * per_task;
-    alignas(64) float sums[kernels::kTwoFourTokens * kPanelsPerTask * kernels::kPanelColumns];
-    kernels::TwoFourProduct part{};
-    part.x = x.data();
-    part.tokens = static_cast<int>(tokens);
-    part.w = reinterpret_cast<const unsigned char*>(weights.data()) + first * panel_bytes;
-    part.panels = std::min(per_task, panels - first);
-    part.steps = steps;
-    part.sums = sums;
-    part.sums_stride = part.panels * kernels::kPanelColumns;
-    slot.fn(part);
-    const index_t col = first * kernels::kPanelColumns;
-    finish(q, sums, part.sums_stride, kernels::kPanelColumns, 0, p.x.rows(), col,
-           std::min(p.n - col, part.sums_stride));
-  };
-  for_each_task(p, ceil_div(panels, per_task), [&](index_t task) {
-    if (gate.product != nullptr) multiply(*gate.product, *gate.weights, task);
-    multiply(p, w, task);
-  });
+  for (index_t start = 0; start < p.x.rows(); start += kSelectedChunk) {
+    const index_t tokens = std::min(kSelectedChunk, p.x.rows() - start), turns = ceil_div(tokens, kTwoFourTokens);
+    const auto tokens_of = [&](index_t turn) { return std::min(kTwoFourTokens, tokens - turn * kTwoFourTokens); };
+    std::vector<AlignedBuffer<std::byte>> x(static_cast<std::size_t>(turns));
+    for_each_task(p.execution, static_cast<double>(p.k) * static_cast<double>(tokens), turns, [&](index_t turn) {
+      x[static_cast<std::size_t>(turn)] = activations(p, start + turn * kTwoFourTokens, tokens_of(turn));
+    });
+    // Panels that tokens take turns with stay in L2.
+    const index_t per_task = turns > 1 ? 2 : panels <= 64 ? 4 : kPanelsPerTask;
+    const auto multiply = [&](const Product& q, const PackedWeights& weights, index_t task) {
+      const index_t first = task * per_task, col = first * kPanelColumns;
+      alignas(64) float sums[kTwoFourTokens * kPanelsPerTask * kPanelColumns];
+      kernels::TwoFourProduct part{};
+      part.w = reinterpret_cast<const unsigned char*>(weights.data()) + first * panel_bytes;
+      part.panels = std::min(per_task, panels - first);
+      part.steps = ceil_div(p.k, kTwoFourStep);
+      part.sums = sums;
+      part.sums_stride = part.panels * kPanelColumns;
+      for (index_t turn = 0; turn < turns; ++turn) {
+        part.x = x[static_cast<std::size_t>(turn)].data();
+        part.tokens = static_cast<int>(kernel_tokens(tokens_of(turn)));
+        slot.fn(part);
+        finish(q, sums, part.sums_stride, kPanelColumns, start + turn * kTwoFourTokens, tokens_of(turn), col,
+               std::min(p.n - col, part.sums_stride));
+      }
+    };
+    for_each_task(p, ceil_div(panels, per_task), [&](index_t task) {
+      if (gate.product != nullptr) multiply(*gate.product, *gate.weights, task);
+      multiply(p, w, task);
+    });
+  }
 }
 
 }  // namespace engine

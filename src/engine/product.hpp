@@ -203,9 +203,10 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
 void multiply_two_four_panels(const Product& p, const kernels::TwoFourKernels& kernels, const PackedWeights& w,
                               const Gate<PackedWeights>& gate = {});
 
-/// y = epilogue(x · Wᵀ) from 2:4 weights, up to kernels::kTwoFourTokens tokens.
-void multiply_few_two_four(const Product& p, const kernels::TwoFourKernels& kernels, const PackedWeights& w,
-                           const Gate<PackedWeights>& gate = {});
+/// y = epilogue(x · Wᵀ) from 2:4 weights by selected activations. f32: any number of tokens, a token has the same bits
+/// in every batch; bf16: up to kernels::kTwoFourTokens.
+void multiply_selected(const Product& p, const kernels::TwoFourKernels& kernels, const PackedWeights& w,
+                       const Gate<PackedWeights>& gate = {});
 
 /// Rows [row, row + rows) and columns [col, col + cols) of y from their sums.
 void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,

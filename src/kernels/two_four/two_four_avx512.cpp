@@ -24,16 +24,12 @@ static inline vf pick_v(const float* x, Index index) {
 static inline vf fma_v(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 
 #include "kernels/two_four/two_four_body.inc"
-#include "kernels/two_four/two_four_expand.inc"
 
 }  // namespace
 
 void install_two_four_avx512(TwoFourKernels& k, Features) noexcept {
   k.few_f32_f32_f32 = {few<float>, "avx512"};
   k.few_f32_f32_bf16 = {few<std::uint16_t>, "avx512"};
-  k.expand_f32_f32 = {expand<float, float>, "avx512"};
-  k.expand_f32_bf16 = {expand<std::uint16_t, float>, "avx512"};
-  k.expand_bf16_bf16 = {expand<std::uint16_t, std::uint16_t>, "avx512"};
 }
 
 }  // namespace blockpack::kernels

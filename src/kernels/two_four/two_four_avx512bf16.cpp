@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// 2:4 weights and bf16 dots (vdpbf16ps): the four activations of a group in all quarters of a register, from which
 /// vpermw takes the two that a pair of weights needs. Per group and 16 rows a shift of places, and for every token a
-/// selection and a dot. Memory is the limit: 576 bytes a unit of 8 groups.
+/// selection and a dot. Memory is the limit for one token: 576 bytes a unit of 8 groups; selections for 8. Four panels
+/// are walked side by side, each fetched 2.3 KB ahead into L1: 1.65 to 1.89 of dense bf16 on Zen 5, where bytes
+/// say 1.78.
 ///
 /// Expansion: two tables of 16 words, by both places of a group, hold which bytes of its pair of values make its two
 /// lines of pairs; a byte shuffle moves them there. Per group 4 permutes or shuffles, 6 shifts or logical operations

@@ -50,10 +50,6 @@ struct TwoFourKernels {
   Slot<void (*)(const TwoFourProduct& p) noexcept> few_f32_bf16_bf16;
   /// `units` of a panel, from the first one of a step on, in the order of packed dense weights
   /// (kernels/dense/dense_kernels.hpp). Meanwhile what lies `ahead` bytes further may be fetched.
-  Slot<void (*)(const unsigned char* w, std::ptrdiff_t units, std::ptrdiff_t ahead, float* dst) noexcept>
-      expand_f32_f32;
-  Slot<void (*)(const unsigned char* w, std::ptrdiff_t units, std::ptrdiff_t ahead, float* dst) noexcept>
-      expand_f32_bf16;
   Slot<void (*)(const unsigned char* w, std::ptrdiff_t units, std::ptrdiff_t ahead, std::uint16_t* dst) noexcept>
       expand_bf16_bf16;
 };
@@ -64,8 +60,6 @@ void visit_slots(const TwoFourKernels& k, Visitor&& visit) {
   visit("few_f32_f32_s24f32", k.few_f32_f32_f32);
   visit("few_f32_f32_s24bf16", k.few_f32_f32_bf16);
   visit("few_f32_bf16_s24bf16", k.few_f32_bf16_bf16);
-  visit("expand_f32_s24f32", k.expand_f32_f32);
-  visit("expand_f32_s24bf16", k.expand_f32_bf16);
   visit("expand_bf16_s24bf16", k.expand_bf16_bf16);
 }
 

@@ -31,16 +31,12 @@ static inline vf fma_v(vf a, vf b, vf c) {
 }
 
 #include "kernels/two_four/two_four_body.inc"
-#include "kernels/two_four/two_four_expand.inc"
 
 }  // namespace
 
 void install_two_four_neon(TwoFourKernels& k, Features) noexcept {
   k.few_f32_f32_f32 = {few<float>, "neon"};
   k.few_f32_f32_bf16 = {few<std::uint16_t>, "neon"};
-  k.expand_f32_f32 = {expand<float, float>, "neon"};
-  k.expand_f32_bf16 = {expand<std::uint16_t, float>, "neon"};
-  k.expand_bf16_bf16 = {expand<std::uint16_t, std::uint16_t>, "neon"};
 }
 
 }  // namespace blockpack::kernels
