@@ -23,6 +23,7 @@ constexpr Step kSteps[] = {
     {Isa::scalar, 0,
      [](KernelTable& t, Features f) {
        install_dense_scalar(t.dense, f);
+       install_block_sparse_scalar(t.block_sparse, f);
        install_codes_scalar(t.codes, f);
        install_couple_scalar(t.couple, f);
        install_convert_scalar(t.convert, f);
@@ -35,6 +36,7 @@ constexpr Step kSteps[] = {
     {Isa::avx2, 0,
      [](KernelTable& t, Features f) {
        install_dense_avx2(t.dense, f);
+       install_block_sparse_avx2(t.block_sparse, f);
        install_codes_avx2(t.codes, f);
        install_couple_avx2(t.couple, f);
        install_convert_avx2(t.convert, f);
@@ -48,6 +50,7 @@ constexpr Step kSteps[] = {
     {Isa::avx512, 0,
      [](KernelTable& t, Features f) {
        install_dense_avx512(t.dense, f);
+       install_block_sparse_avx512(t.block_sparse, f);
        install_codes_avx512(t.codes, f);
        install_couple_avx512(t.couple, f);
        install_convert_avx512(t.convert, f);
@@ -68,6 +71,7 @@ constexpr Step kSteps[] = {
     {Isa::avx512vnni, kAvx512Bf16,
      [](KernelTable& t, Features f) {
        install_dense_avx512bf16(t.dense, f);
+       install_block_sparse_avx512bf16(t.block_sparse, f);
        install_codes_avx512bf16(t.codes, f);
      }},
 #endif
@@ -75,6 +79,7 @@ constexpr Step kSteps[] = {
     {Isa::amx, 0,
      [](KernelTable& t, Features f) {
        install_dense_amx(t.dense, f);
+       install_block_sparse_amx(t.block_sparse, f);
        install_int8_amx(t.int8, f);
      }},
 #endif
@@ -82,6 +87,7 @@ constexpr Step kSteps[] = {
     {Isa::neon, 0,
      [](KernelTable& t, Features f) {
        install_dense_neon(t.dense, f);
+       install_block_sparse_neon(t.block_sparse, f);
        install_codes_neon(t.codes, f);
        install_couple_neon(t.couple, f);
        install_convert_neon(t.convert, f);

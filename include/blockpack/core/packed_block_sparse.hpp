@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Packed weights without their blocks of zeros, and the product with them.
+
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "blockpack/core/config.hpp"
+#include "blockpack/core/engine.hpp"
+
+namespace blockpack::inline BLOCKPACK_ABI {
+
+/// Rows on demand, and where they may hold weights other than 0.
+struct SparseRowSource {
+  RowSource rows;
+  /// Sets kept[s] to 1 for every step s, columns [32 s, 32 s + 32), in which one of the rows [row, end) may.
+  void (*mark_steps)(const void* self, index_t row, index_t end, std::uint8_t* kept) = nullptr;
+};
+
+/// Half-panels of 16 rows, each a list of steps of 32 columns and their weights as the kernels want them; the same at
+/// every level. What lies between the steps is neither kept nor multiplied. A cache, as PackedWeights.
+class PackedBlockSparse {
+ public:
+  static constexpr index_t kStep = 32;  ///< columns
+
+  PackedBlockSparse() = default;
+
+  /// Bytes of memory the packed weights take, lists not counted. Cost: marks every row.
+  BLOCKPACK_API static std::size_t bytes_needed(const SparseRowSource& w, WeightType type);
+
+  /// Packs `w` for `how.level()`, into `memory` when it is not empty. ShapeError if memory is too small or unaligned.
+  BLOCKPACK_API static PackedBlockSparse pack(const SparseRowSource& w, WeightType type, const Execution& how,
+                                              std::span<std::byte> memory = {});
+
+  std::size_t bytes() const noexcept { return bytes_; }
+  MatrixShape shape() const noexcept { return shape_; }
+  WeightType type() const noexcept { return type_; }
+  Isa level() const noexcept { return level_; }
+  const std::byte* data() const noexcept { return data_; }
+  /// The steps of half-panel h are [first()[h], first()[h + 1]) of steps(), rising.
+  const std::vector<index_t>& first() const noexcept { return first_; }
+  const std::vector<std::int32_t>& steps() const noexcept { return steps_; }
+  /// Half-panels [groups()[g], groups()[g + 1]) are multiplied in one task: at most 64 columns, or so many steps that
+  /// there are tasks enough of about equal work.
+  const std::vector<index_t>& groups() const noexcept { return groups_; }
+
+ private:
+  std::shared_ptr<const void> owner_;
+  const std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  MatrixShape shape_;
+  WeightType type_ = WeightType::f32;
+  Isa level_ = Isa::scalar;
+  std::vector<index_t> first_, groups_;
+  std::vector<std::int32_t> steps_;
+};
+
+/// y = epilogue(x · Wᵀ) at the level w was packed for. `mode` is not automatic; int8_token rounds x and multiplies
+/// in float32. Shapes are the caller's to check. y may not overlap x. Bits of y do not depend on the threads.
+BLOCKPACK_API void matmul(ActivationView x, const PackedBlockSparse& w, ResultView y, Activations mode,
+                          const ApplyOptions& how);
+
+}  // namespace blockpack::inline BLOCKPACK_ABI
+
+#endif
