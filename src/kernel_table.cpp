@@ -65,6 +65,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_codes_avx512vnni(t.codes, f);
        install_int8_avx512vnni(t.int8, f);
+       install_block_sparse_avx512vnni(t.block_sparse, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512BF16)

@@ -21,7 +21,7 @@ using kernels::kSparseStep;
 using kernels::kSparseUnit;
 
 constexpr index_t kGroupHalves = 4;
-constexpr index_t kGroups = 64;
+constexpr index_t kGroups = 16;                    ///< tasks there should be at least
 constexpr index_t kSliceBytes = index_t{5} << 17;  ///< of x
 
 constexpr index_t unit_bytes(WeightType type) { return kSparseUnit * (type == WeightType::f32 ? 4 : 2); }
@@ -58,17 +58,36 @@ std::vector<index_t> groups_of(const std::vector<index_t>& first) {
 
 /// Row tiles of x as the kernels want them.
 struct TiledRows {
-  TiledRows(const Product& p, index_t first, index_t count, index_t rows)
+  /// `int8`: rounded as int8_token says, or null.
+  TiledRows(const Product& p, const kernels::Int8Kernels* int8, index_t first, index_t count, index_t rows)
       : tile_rows(rows),
         tiles(ceil_div(count, rows)),
         tile_bytes(checked_mul(rows * ceil_div(p.k, kSparseStep),
-                               kSparseStep * (p.path == Path::f32 ? index_t{4} : index_t{2}), "matmul")),
+                               kSparseStep * (int8 != nullptr       ? index_t{1}
+                                              : p.path == Path::f32 ? index_t{4}
+                                                                    : index_t{2}),
+                               "matmul")),
+        scales(AlignedBuffer<float>::uninitialized(int8 != nullptr ? count : 0)),
         data(static_cast<std::size_t>(checked_mul(tiles, tile_bytes, "matmul"))) {
     for_each_task(p.execution, static_cast<double>(count * p.k) * 0.2, tiles, [&](index_t tile) {
       const index_t step = tile_rows * kSparseStep;
+      const index_t padded = round_up(p.k, kernels::kInt8Step);
+      auto wide = AlignedBuffer<float>::uninitialized(int8 != nullptr ? p.k : 0);
+      auto codes = AlignedBuffer<std::int8_t>::uninitialized(int8 != nullptr ? padded : 0);
       for (index_t r = 0; r < tile_rows; ++r) {
         const index_t row = tile * tile_rows + r;
         std::byte* dst = data.data() + tile * tile_bytes;
+        if (int8 != nullptr) {
+          if (row >= count) break;  // what such rows give is not written
+          load_f32(p, first + row, 0, p.k, wide.data());
+          std::int32_t minus_sum = 0;  // not needed
+          scales[static_cast<std::size_t>(row)] =
+              int8->quantize_token.fn(wide.data(), p.k, codes.data(), kernels::kInt8Step, padded, &minus_sum, 0);
+          auto* to = reinterpret_cast<std::uint8_t*>(dst) + r * kSparseStep;
+          for (index_t k = 0; k < p.k; k += kSparseStep, to += step)
+            for (index_t i = 0; i < kSparseStep; ++i) to[i] = static_cast<std::uint8_t>(codes[k + i] ^ 0x80);
+          continue;
+        }
         if (p.path == Path::bf16) {
           auto* to = reinterpret_cast<std::uint16_t*>(dst) + r * kSparseStep;
           if (row < count) {
@@ -89,10 +108,12 @@ struct TiledRows {
   }
 
   index_t tile_rows, tiles, tile_bytes;
+  AlignedBuffer<float> scales;
   ScratchMemory data;
 };
 
-void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& kernel, const PackedBlockSparse& w) {
+void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& kernel, const PackedBlockSparse& w,
+                           const kernels::Int8Kernels* int8 = nullptr) {
   const double multiplies_per_ns = p.path == Path::bf16 ? 200.0 : 100.0;
   const auto groups = static_cast<index_t>(w.groups().size()) - 1;
   const bool bare = bias_alone(p) && p.epilogue.bias.empty();  // the kernels write y
@@ -101,7 +122,7 @@ void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& k
     // The order of a sum depends on the rows of its tile.
     const index_t tile_rows =
         p.execution.batch_invariant ? kernel.max_tile_rows : balanced(tokens, kernel.max_tile_rows);
-    const TiledRows x(p, first, tokens, tile_rows);
+    const TiledRows x(p, int8, first, tokens, tile_rows);
     const index_t slice_tiles =
         balanced(x.tiles, std::max<index_t>(1, kSliceBytes / std::max<index_t>(1, x.tile_bytes)));
     const double ns = static_cast<double>(w.steps().size()) * kSparseUnit * static_cast<double>(tokens);
@@ -119,6 +140,11 @@ void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& k
       b.first = w.first().data() + half0;
       b.steps = w.steps().data();
       b.w = w.data();
+      if (int8 != nullptr) {
+        b.token_scales = x.scales.data() + row0;
+        b.scales = w.scales().data() + half0 * kSparseColumns;
+        b.starts = w.starts().data() + half0 * kSparseColumns;
+      }
       const index_t col = half0 * kSparseColumns, cols = std::min(p.n - col, halves * kSparseColumns);
       if (bare && cols == halves * kSparseColumns) {
         const MatrixView<float> y = p.y.f32();
@@ -210,11 +236,60 @@ PackedBlockSparse PackedBlockSparse::pack(const SparseRowSource& w, WeightType t
   return packed;
 }
 
+PackedBlockSparse PackedBlockSparse::pack_int8(const SparseRowSource& w, const Execution& how) {
+  using namespace engine;
+  PackedBlockSparse packed;
+  packed.level_ = how.level();
+  packed.shape_ = {w.rows.rows, w.rows.cols};
+  Lists lists = lists_of(w);
+  packed.groups_ = groups_of(lists.first);
+  packed.first_ = std::move(lists.first);
+  packed.steps_ = std::move(lists.steps);
+  const auto units = static_cast<index_t>(packed.steps_.size());
+  const auto halves = static_cast<index_t>(packed.first_.size()) - 1;
+  packed.scales_.resize(static_cast<std::size_t>(halves * kSparseColumns));
+  packed.starts_.resize(packed.scales_.size());
+  packed.bytes_ = static_cast<std::size_t>(checked_mul(units, kSparseUnit, "PackedBlockSparse"));
+  const std::shared_ptr<std::byte> block = packed_memory("PackedBlockSparse::pack", {}, packed.bytes_);
+  packed.owner_ = block;
+  packed.data_ = block.get();
+  parallel_for(how, halves, [&](index_t half) {
+    const index_t stride = round_up(w.rows.cols, kSparseStep);
+    AlignedBuffer<std::int8_t> rows(kSparseColumns * stride);
+    for (index_t n = 0; n < std::min(kSparseColumns, w.rows.rows - half * kSparseColumns); ++n) {
+      const index_t row = half * kSparseColumns + n;
+      const auto at = static_cast<std::size_t>(row);
+      std::int8_t* codes = rows.data() + n * stride;
+      packed.scales_[at] = w.read_int8(w.rows.self, row, codes);
+      for (index_t k = 0; k < w.rows.cols; ++k) packed.starts_[at] -= 128 * codes[k];
+    }
+    for (index_t i = packed.first_[static_cast<std::size_t>(half)];
+         i < packed.first_[static_cast<std::size_t>(half) + 1]; ++i) {
+      const std::int8_t* from = rows.data() + packed.steps_[static_cast<std::size_t>(i)] * kSparseStep;
+      auto* dst = reinterpret_cast<std::int8_t*>(block.get() + i * kSparseUnit);
+      for (index_t k = 0; k < kSparseStep; ++k)
+        for (index_t n = 0; n < kSparseColumns; ++n)
+          dst[(k / 4 * kSparseColumns + n) * 4 + k % 4] = from[n * stride + k / 8 * 8 + kernels::kCodeOrder[k % 8]];
+    }
+  });
+  return packed;
+}
+
+bool multiplies_int8_blocks(index_t cols, Isa level) {
+  const kernels::KernelTable& table = kernels::table_for(level);
+  return table.block_sparse.int8_int8.multiply.fn != nullptr && cols <= kernels::kInt8Run;
+}
+
 void matmul(ActivationView x, const PackedBlockSparse& w, ResultView y, Activations mode, const ApplyOptions& how) {
   if (y.rows() == 0 || y.cols() == 0) return;
+  const kernels::KernelTable& table = kernels::table_for(w.level());
+  if (!w.scales().empty()) {
+    const engine::Product p{table.dense, engine::Path::f32, Activations::f32, x, y.cols(), x.cols(),
+                            y,           how.epilogue,      how.execution};
+    return engine::multiply_block_sparse(p, table.block_sparse.int8_int8, w, &table.int8);
+  }
   if (mode == Activations::int8_token)
     return matmul(engine::RoundedTokens(x, how.execution).view(), w, y, Activations::f32, how);
-  const kernels::KernelTable& table = kernels::table_for(w.level());
   const bool bf16_weights = w.type() == WeightType::bf16;
   engine::Product p{table.dense, engine::Path::f32, mode, x, y.cols(), x.cols(), y, how.epilogue, how.execution};
   const kernels::BlockSparseKernels& sparse = table.block_sparse;

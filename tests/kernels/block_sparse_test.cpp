@@ -173,7 +173,7 @@ void check_operator(MatrixShape shape, MatrixShape block, const V& values, unsig
   for (index_t i = 0; i < shape.rows; ++i)
     encoded.decode_rows(std::span(&i, 1), MatrixView<float>(decoded.data() + i * shape.cols, 1, shape.cols));
   for (const Isa isa : levels_here())
-    for (const Activations mode : {Activations::f32, Activations::bf16, Activations::int8}) {
+    for (const Activations mode : {Activations::f32, Activations::bf16, Activations::int8, Activations::int8_token}) {
       const auto op = BlockSparse<V>::from_sections(shape, encoded.parameters(), encoded.sections());
       for (const index_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 33, 128}) {
         if (small_budget() && tokens > 9 && shape.rows > 40) continue;
@@ -208,9 +208,45 @@ TEST_CASE("block-sparse products are within the bound of the mode for any blocks
   check_operator({49, 70}, {16, 32}, DenseFormat<float>{}, 50);
   check_operator({37, 65}, {1, 1}, DenseFormat<bf16>{}, 50);
   check_operator({34, 100}, {4, 1}, GroupInt{.bits = 8, .group_size = 0}, 80);
+  check_operator({75, 170}, {32, 32}, GroupInt{.bits = 8, .group_size = 0}, 60);
   check_operator({33, 90}, {5, 7}, GroupInt{.bits = 4, .group_size = 32}, 70);
   check_operator({40, 64}, {40, 64}, DenseFormat<float>{}, 0);  // nothing but zeros
   check_operator({5, 0}, {32, 32}, DenseFormat<bf16>{}, 0);
+}
+
+TEST_CASE("int8 weights with a scale a row meet int8_token activations in integers", "[kernels][sparse]") {
+  // Integers up to 127 times powers of two: x is exact in int8, and so is every product.
+  const MatrixShape shape{50, 230}, block{16, 32};
+  std::vector<float> w(static_cast<std::size_t>(shape.rows * shape.cols)), x(static_cast<std::size_t>(20 * shape.cols));
+  Random random(8);
+  for (index_t i = 0; i < shape.rows; ++i)
+    for (index_t k = 0; k < shape.cols; ++k) {
+      const bool kept = (i / block.rows * 3 + k / block.cols) % 4 == 0;
+      const int code = k % 32 == 0 ? 127 : static_cast<int>(random() % 255) - 127;
+      w[static_cast<std::size_t>(i * shape.cols + k)] =
+          kept ? static_cast<float>(code) * exp2i(static_cast<int>(i % 5) - 9) : 0.0f;
+    }
+  for (std::size_t i = 0; i < x.size(); ++i)
+    x[i] = i % 230 == 7 ? -127.0f : static_cast<float>(static_cast<int>(random() % 255) - 127);
+  const MatrixView<const float> weights(w.data(), shape.rows, shape.cols);
+  const GroupInt format{.bits = 8, .group_size = 0, .grid = GroupGrid::max_abs};
+  for (const Isa isa : levels_here()) {
+    if (!multiplies_int8_blocks(shape.cols, isa)) continue;
+    const auto op = BlockSparse<GroupInt>::encode(weights, block, format);
+    for (const index_t tokens : {1, 2, 5, 14, 15, 20}) {
+      const std::vector<float> y = multiply(op, x, tokens, options(isa, Activations::int8_token));
+      index_t wrong = 0;
+      for (index_t m = 0; m < tokens; ++m)
+        for (index_t j = 0; j < shape.rows; ++j) {
+          float sum = 0.0f;  // of at most 230 * 2^14 steps: exact
+          for (index_t k = 0; k < shape.cols; ++k)
+            sum += x[static_cast<std::size_t>(m * shape.cols + k)] * w[static_cast<std::size_t>(j * shape.cols + k)];
+          wrong += y[static_cast<std::size_t>(m * shape.rows + j)] != sum;
+        }
+      CAPTURE(to_string(isa), tokens);
+      REQUIRE(wrong == 0);
+    }
+  }
 }
 
 TEST_CASE("a block-sparse operator takes every epilogue, bf16 x and y, and writes large y past the caches",

@@ -20,6 +20,9 @@ struct SparseRowSource {
   RowSource rows;
   /// Sets kept[s] to 1 for every step s, columns [32 s, 32 s + 32), in which one of the rows [row, end) may.
   void (*mark_steps)(const void* self, index_t row, index_t end, std::uint8_t* kept) = nullptr;
+  /// For weights that are int8 times a scale of their row: the integers of a row to dst[0 … cols), zeros between the
+  /// blocks; returns the scale. Null for others.
+  float (*read_int8)(const void* self, index_t row, std::int8_t* dst) = nullptr;
 };
 
 /// Half-panels of 16 rows, each a list of steps of 32 columns and their weights as the kernels want them; the same at
@@ -37,6 +40,9 @@ class PackedBlockSparse {
   BLOCKPACK_API static PackedBlockSparse pack(const SparseRowSource& w, WeightType type, const Execution& how,
                                               std::span<std::byte> memory = {});
 
+  /// The integers of weights that have them (`read_int8`), for int8_token at a level that multiplies_int8_blocks().
+  BLOCKPACK_API static PackedBlockSparse pack_int8(const SparseRowSource& w, const Execution& how);
+
   std::size_t bytes() const noexcept { return bytes_; }
   MatrixShape shape() const noexcept { return shape_; }
   WeightType type() const noexcept { return type_; }
@@ -48,6 +54,9 @@ class PackedBlockSparse {
   /// Half-panels [groups()[g], groups()[g + 1]) are multiplied in one task: at most 64 columns, or so many steps that
   /// there are tasks enough of about equal work.
   const std::vector<index_t>& groups() const noexcept { return groups_; }
+  /// Of packed integers, else empty: the scale of a row, and -128 times the sum of its integers.
+  const std::vector<float>& scales() const noexcept { return scales_; }
+  const std::vector<std::int32_t>& starts() const noexcept { return starts_; }
 
  private:
   std::shared_ptr<const void> owner_;
@@ -57,11 +66,16 @@ class PackedBlockSparse {
   WeightType type_ = WeightType::f32;
   Isa level_ = Isa::scalar;
   std::vector<index_t> first_, groups_;
-  std::vector<std::int32_t> steps_;
+  std::vector<std::int32_t> steps_, starts_;
+  std::vector<float> scales_;
 };
 
-/// y = epilogue(x · Wᵀ) at the level w was packed for. `mode` is not automatic; int8_token rounds x and multiplies
-/// in float32. Shapes are the caller's to check. y may not overlap x. Bits of y do not depend on the threads.
+/// Whether a level multiplies packed integers of blocks by int8_token activations in integers.
+BLOCKPACK_API bool multiplies_int8_blocks(index_t cols, Isa level);
+
+/// y = epilogue(x · Wᵀ) at the level w was packed for. `mode` is not automatic, and int8_token for packed integers;
+/// other weights meet activations of that mode in float32. Shapes are the caller's to check. y may not overlap x. Bits
+/// of y do not depend on the threads.
 BLOCKPACK_API void matmul(ActivationView x, const PackedBlockSparse& w, ResultView y, Activations mode,
                           const ApplyOptions& how);
 

@@ -391,7 +391,7 @@ class BlockSparse {
   struct Cache {
     explicit Cache(PackPolicy p) : policy(p) {}
     PackPolicy policy;
-    std::array<PackedOnce<PackedBlockSparse>, 2> entries;
+    std::array<PackedOnce<PackedBlockSparse>, 3> entries;  ///< the last one of int8
   };
 
   WeightType weight_type(Activations mode) const noexcept {
@@ -405,12 +405,52 @@ class BlockSparse {
     const bool usable = entry.ready.load(std::memory_order_acquire) && entry.packed.level() == how.level();
     return usable ? &entry.packed : nullptr;
   }
+  /// Whether the weights are int8 times a scale of their row.
+  bool is_int8() const {
+    if constexpr (CodeFormat<V>) {
+      std::array<const std::byte*, kMaxSections> src{};
+      for (std::size_t s = 0; s < stored_.size(); ++s) src[s] = stored_[s].bytes.data();
+      const index_t cols = round_up(shape_.cols, parameters_.block.cols);
+      const auto spec = parameters_.values.code_spec(cols, std::span(src).first(stored_.size()));
+      return spec && spec->bits == 8 && spec->element == CodeElement::integer && spec->scale == CodeScale::f32 &&
+             spec->group >= cols && !spec->zeros && spec->zero == 128 && !spec->minimums;
+    }
+    return false;
+  }
+  /// SparseRowSource::read_int8.
+  float read_int8(index_t row, std::int8_t* dst) const {
+    std::fill_n(dst, shape_.cols, std::int8_t{0});
+    if constexpr (CodeFormat<V>) {
+      const MatrixShape block = parameters_.block;
+      const index_t b = row / block.rows, kept = rows_->block_rows[static_cast<std::size_t>(b)].kept;
+      const auto src = pointers(row);
+      std::vector<std::uint8_t> codes(static_cast<std::size_t>(kept * block.cols));
+      std::uint32_t scale = 0;
+      if (kept == 0) return 0.0f;
+      const auto spec = parameters_.values.code_spec(kept * block.cols, std::span(src).first(stored_.size()));
+      parameters_.values.read_codes(std::span(src).first(stored_.size()), kept * block.cols,
+                                    {codes, std::span(&scale, 1), {}, {}});
+      for_kept(b, 0, ceil_div(shape_.cols, block.cols), [&](index_t j, index_t place) {
+        for (index_t c = j * block.cols; c < std::min(shape_.cols, (j + 1) * block.cols); ++c)
+          dst[c] = static_cast<std::int8_t>(codes[static_cast<std::size_t>((place - j) * block.cols + c)] - 128);
+      });
+      return std::bit_cast<float>(scale) * spec->multiplier;
+    }
+    return 0.0f;
+  }
   /// The packed form such an apply computes from, or null where it takes the stored one.
   const PackedBlockSparse* packed_form(Activations mode, const Execution& how) const {
+    if (mode == Activations::int8_token && multiplies_int8_blocks(shape_.cols, how.level()) && is_int8() &&
+        cache_->policy.kind == PackPolicy::Kind::on_first_use) {
+      auto& entry = cache_->entries[2];
+      std::call_once(entry.once, [&] { entry.store(PackedBlockSparse::pack_int8(sparse_source(), how)); });
+      if (entry.packed.level() == how.level()) return &entry.packed;
+    }
     return pack(weight_type(mode), how, cache_->policy.kind == PackPolicy::Kind::on_first_use);
   }
   SparseRowSource sparse_source() const {
-    return {source(), [](const void* self, index_t row, index_t end, std::uint8_t* kept) {
+    return {source(),
+            [](const void* self, index_t row, index_t end, std::uint8_t* kept) {
               const auto& op = *static_cast<const BlockSparse*>(self);
               const MatrixShape block = op.parameters_.block;
               for (index_t b = row / block.rows; b * block.rows < end; ++b)
@@ -419,6 +459,9 @@ class BlockSparse {
                   for (index_t s = j * block.cols / PackedBlockSparse::kStep; s <= last / PackedBlockSparse::kStep; ++s)
                     kept[s] = 1;
                 });
+            },
+            [](const void* self, index_t row, std::int8_t* dst) {
+              return static_cast<const BlockSparse*>(self)->read_int8(row, dst);
             }};
   }
 #endif
@@ -430,15 +473,22 @@ class BlockSparse {
 #endif
   }
 
+  /// Where a row begins in each section.
+  std::array<const std::byte*, kMaxSections> pointers(index_t row) const noexcept {
+    const index_t block_rows = parameters_.block.rows;
+    const typename Rows::BlockRow& at = rows_->block_rows[static_cast<std::size_t>(row / block_rows)];
+    std::array<const std::byte*, kMaxSections> src{};
+    for (std::size_t s = 0; s < stored_.size(); ++s)
+      src[s] = stored_[s].bytes.data() + at.first[s] + row % block_rows * at.bytes[s];
+    return src;
+  }
   /// W[row, col … col + dst.size()).
   void decode(index_t row, index_t col, std::span<float> dst) const {
     std::fill(dst.begin(), dst.end(), 0.0f);
     const MatrixShape block = parameters_.block;
     const index_t b = row / block.rows, end = col + static_cast<index_t>(dst.size());
     const typename Rows::BlockRow& at = rows_->block_rows[static_cast<std::size_t>(b)];
-    std::array<const std::byte*, kMaxSections> src{};
-    for (std::size_t s = 0; s < stored_.size(); ++s)
-      src[s] = stored_[s].bytes.data() + at.first[s] + row % block.rows * at.bytes[s];
+    const auto src = pointers(row);
     detail::RowValues<V> values(parameters_.values, std::span(src).first(stored_.size()), at.kept * block.cols);
     for_kept(b, col / block.cols, ceil_div(end, block.cols), [&](index_t j, index_t place) {
       const index_t first = std::max(col, j * block.cols), last = std::min(end, (j + 1) * block.cols);

@@ -9,6 +9,7 @@
 ///
 ///     f32   [32 k][16]
 ///     bf16  [16 pairs][16 columns][2], half of a dense step (kernels/dense/dense_kernels.hpp): an AMX tile
+///     int8  [8][16 columns][4], where 8 k follow each other in kCodeOrder (kernels/codes/codes_kernels.hpp)
 ///
 /// x is packed in row tiles of whole K, [tile][K / 32][tile_rows][32], with zeros beyond M and K: a unit of the list is
 /// one contiguous piece of it. The sums of a tile stay in registers over the whole list.
@@ -34,6 +35,11 @@ struct BlockSparseProduct {
   const void* w;                ///< unit 0
   float* y;                     ///< row r, half-panel h at y + r * y_stride + h * 16
   std::ptrdiff_t y_stride;
+  // int8, else null: y = token_scales[row] · scales[n] · (sum + starts[n]). x is unsigned, 128 more than its codes; the
+  // starts, -128 Σ w[n], make up for that.
+  const float* token_scales;   ///< [rows]
+  const float* scales;         ///< [halves][16]
+  const std::int32_t* starts;  ///< [halves][16]
   bool stream;  ///< y lies on 64-byte boundaries and is large: written past the caches where the level can
 };
 
@@ -46,6 +52,7 @@ struct BlockSparseKernels {
   BlockSparseKernel f32_f32;
   BlockSparseKernel f32_bf16;   ///< f32 x, bf16 weights widened in registers
   BlockSparseKernel bf16_bf16;  ///< bf16 dots; missing where the dense family has none for many tokens
+  BlockSparseKernel int8_int8;  ///< missing where a level has no integer dots
 };
 
 /// Calls visit("name", slot) for every slot of the family.
@@ -54,11 +61,13 @@ void visit_slots(const BlockSparseKernels& k, Visitor&& visit) {
   visit("f32_f32_f32p16", k.f32_f32.multiply);
   visit("f32_f32_bf16p16", k.f32_bf16.multiply);
   visit("f32_bf16_bf16p16", k.bf16_bf16.multiply);
+  visit("f32_int8_int8p16", k.int8_int8.multiply);
 }
 
 void install_block_sparse_scalar(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_avx2(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_avx512(BlockSparseKernels& k, Features features) noexcept;
+void install_block_sparse_avx512vnni(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_avx512bf16(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_amx(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_neon(BlockSparseKernels& k, Features features) noexcept;
