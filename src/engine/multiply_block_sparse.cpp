@@ -72,17 +72,18 @@ struct TiledRows {
     for_each_task(p.execution, static_cast<double>(count * p.k) * 0.2, tiles, [&](index_t tile) {
       const index_t step = tile_rows * kSparseStep;
       const index_t padded = round_up(p.k, kernels::kInt8Step);
-      auto wide = AlignedBuffer<float>::uninitialized(int8 != nullptr ? p.k : 0);
+      auto wide = AlignedBuffer<float>::uninitialized(int8 != nullptr && p.x.is_bf16() ? p.k : 0);
       auto codes = AlignedBuffer<std::int8_t>::uninitialized(int8 != nullptr ? padded : 0);
       for (index_t r = 0; r < tile_rows; ++r) {
         const index_t row = tile * tile_rows + r;
         std::byte* dst = data.data() + tile * tile_bytes;
         if (int8 != nullptr) {
           if (row >= count) break;  // what such rows give is not written
-          load_f32(p, first + row, 0, p.k, wide.data());
+          if (p.x.is_bf16()) load_f32(p, first + row, 0, p.k, wide.data());
+          const float* x = p.x.is_bf16() ? wide.data() : p.x.f32().row_data(first + row);
           std::int32_t minus_sum = 0;  // not needed
           scales[static_cast<std::size_t>(row)] =
-              int8->quantize_token.fn(wide.data(), p.k, codes.data(), kernels::kInt8Step, padded, &minus_sum, 0);
+              int8->quantize_token.fn(x, p.k, codes.data(), kernels::kInt8Step, padded, &minus_sum, 0);
           auto* to = reinterpret_cast<std::uint8_t*>(dst) + r * kSparseStep;
           for (index_t k = 0; k < p.k; k += kSparseStep, to += step)
             for (index_t i = 0; i < kSparseStep; ++i) to[i] = static_cast<std::uint8_t>(codes[k + i] ^ 0x80);

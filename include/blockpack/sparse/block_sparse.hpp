@@ -8,9 +8,11 @@
 ///
 /// The values of a row are those of its kept blocks side by side, a row of the format: groups of quantized values run
 /// over them. Blocks at the right edge are stored whole (zeros beyond it), those at the lower edge have fewer rows.
-/// docs/formats/sparse.md has the bytes. Products take a packed form of 16 x 32 weights that hold something, which
-/// costs smaller blocks their zeros: PackPolicy::none() computes from the stored form. BSR (SciPy, PyTorch, libxsmm)
-/// comes and goes by from_bsr and to_bsr.
+/// docs/formats/sparse.md has the bytes. BSR (SciPy, PyTorch, libxsmm) comes and goes by from_bsr and to_bsr.
+///
+/// Products take a packed form, the pieces of 16 x 32 weights that hold something: smaller blocks pay for the zeros
+/// beside them, and PackPolicy::none() computes from the stored form. int8 values with a scale a row are packed once
+/// more, as integers, when int8_token activations first meet them (on_first_use).
 
 #include <algorithm>
 #include <array>
