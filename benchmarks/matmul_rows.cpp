@@ -48,17 +48,26 @@ double dot(const float* a, const float* b, index_t k) {
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-/// W of one shape; the newest is kept, for many groups share it.
-const LargeBuffer<float>& weights_of(index_t n, index_t k, std::uint64_t seed) {
+/// W of one shape, some of its blocks pruned; the newest is kept, for many groups share it.
+const LargeBuffer<float>& weights_of(const Case& c, std::uint64_t seed) {
   static LargeBuffer<float> kept;
-  static index_t kept_n = 0, kept_k = 0;
-  if (kept_n != n || kept_k != k) {
-    kept = LargeBuffer<float>();
-    kept = LargeBuffer<float>(n * k);
-    blockpack::fill_weights(blockpack::MatrixView<float>(kept.data(), n, k), seed);
-    kept_n = n;
-    kept_k = k;
-  }
+  static std::string name;
+  const PrunedBlocks blocks = pruned_blocks(c.scheme);
+  const std::string wanted = (blocks ? c.scheme : "") + "/" + std::to_string(c.n) + "/" + std::to_string(c.k);
+  if (name == wanted) return kept;
+  kept = LargeBuffer<float>();
+  kept = LargeBuffer<float>(c.n * c.k);
+  name = wanted;
+  const blockpack::MatrixView<float> w(kept.data(), c.n, c.k);
+  blockpack::fill_weights(w, seed);
+  if (!blocks) return kept;
+  blockpack::Random random(seed);
+  for (index_t row = 0; row < c.n; row += blocks.rows)
+    for (index_t col = 0; col < c.k; col += blocks.cols) {
+      if (random() % 100 >= blocks.percent) continue;
+      for (index_t i = row; i < std::min(row + blocks.rows, c.n); ++i)
+        std::fill_n(w.row_data(i) + col, std::min(blocks.cols, c.k - col), 0.0f);
+    }
   return kept;
 }
 
@@ -81,7 +90,7 @@ class Group {
   Group(const Case& c, std::uint64_t seed)
       : case_(c),
         factors_(structured(c.scheme) ? &structured_weights_of(c, seed) : nullptr),
-        w_(factors_ != nullptr ? factors_->product() : weights_of(c.n, c.k, seed)) {
+        w_(factors_ != nullptr ? factors_->product() : weights_of(c, seed)) {
     x_ = LargeBuffer<float>(c.m * c.k);
     // Activations have outlier channels too: the same look, wider.
     blockpack::fill_weights(blockpack::MatrixView<float>(x_.data(), c.m, c.k), seed + 1, 0, {1.0f});
@@ -297,6 +306,12 @@ void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options
       for (const char* scheme : c.schemes)
         for (const Tier& tier : tiers_of(m, static_cast<double>(c.shape.n * c.shape.k), 15e6))
           add_rows(suite, contestants, options, {scheme, m, c.shape.n, c.shape.k}, tier);
+  for (const Shape shape : {Shape{4096, 4096}, {3072, 768}, {768, 3072}})
+    for (const char* block : {"bsr32x32", "bsr16x32"})
+      for (const char* percent : {"70", "80", "90"})
+        for (const index_t m : {1, 32, 128, 512})
+          for (const Tier& tier : tiers_of(m, 2.0 * static_cast<double>(shape.n * shape.k), 30e6))
+            add_rows(suite, contestants, options, {std::string(block) + "-bf16@" + percent, m, shape.n, shape.k}, tier);
 }
 
 }  // namespace bench

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -87,6 +88,22 @@ inline bool structured(const std::string& scheme) {
   for (const char* family : {"lowrank-", "monarch-", "blast-", "blockdiag-"})
     if (scheme.rfind(family, 0) == 0) return true;
   return false;
+}
+
+/// A matrix of which `percent` of the blocks are zeros, at random: `bsr32x32-bf16@80`.
+struct PrunedBlocks {
+  index_t rows = 0, cols = 0;  ///< of a block; 0: no such scheme
+  unsigned percent = 0;
+  explicit operator bool() const noexcept { return rows > 0; }
+};
+inline PrunedBlocks pruned_blocks(const std::string& scheme) {
+  PrunedBlocks blocks;
+  long rows = 0, cols = 0;
+  if (std::sscanf(scheme.c_str(), "bsr%ldx%ld-bf16@%u", &rows, &cols, &blocks.percent) == 3) {
+    blocks.rows = rows;
+    blocks.cols = cols;
+  }
+  return blocks;
 }
 
 struct Implementation {

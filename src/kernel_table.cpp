@@ -23,6 +23,7 @@ constexpr Step kSteps[] = {
     {Isa::scalar, 0,
      [](KernelTable& t, Features f) {
        install_dense_scalar(t.dense, f);
+       install_block_sparse_scalar(t.block_sparse, f);
        install_codes_scalar(t.codes, f);
        install_two_four_scalar(t.two_four, f);
        install_couple_scalar(t.couple, f);
@@ -36,6 +37,7 @@ constexpr Step kSteps[] = {
     {Isa::avx2, 0,
      [](KernelTable& t, Features f) {
        install_dense_avx2(t.dense, f);
+       install_block_sparse_avx2(t.block_sparse, f);
        install_codes_avx2(t.codes, f);
        install_two_four_avx2(t.two_four, f);
        install_couple_avx2(t.couple, f);
@@ -50,6 +52,7 @@ constexpr Step kSteps[] = {
     {Isa::avx512, 0,
      [](KernelTable& t, Features f) {
        install_dense_avx512(t.dense, f);
+       install_block_sparse_avx512(t.block_sparse, f);
        install_codes_avx512(t.codes, f);
        install_two_four_avx512(t.two_four, f);
        install_couple_avx512(t.couple, f);
@@ -65,12 +68,14 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_codes_avx512vnni(t.codes, f);
        install_int8_avx512vnni(t.int8, f);
+       install_block_sparse_avx512vnni(t.block_sparse, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512BF16)
     {Isa::avx512vnni, kAvx512Bf16,
      [](KernelTable& t, Features f) {
        install_dense_avx512bf16(t.dense, f);
+       install_block_sparse_avx512bf16(t.block_sparse, f);
        install_codes_avx512bf16(t.codes, f);
        install_two_four_avx512bf16(t.two_four, f);
      }},
@@ -79,6 +84,7 @@ constexpr Step kSteps[] = {
     {Isa::amx, 0,
      [](KernelTable& t, Features f) {
        install_dense_amx(t.dense, f);
+       install_block_sparse_amx(t.block_sparse, f);
        install_int8_amx(t.int8, f);
      }},
 #endif
@@ -86,6 +92,7 @@ constexpr Step kSteps[] = {
     {Isa::neon, 0,
      [](KernelTable& t, Features f) {
        install_dense_neon(t.dense, f);
+       install_block_sparse_neon(t.block_sparse, f);
        install_codes_neon(t.codes, f);
        install_two_four_neon(t.two_four, f);
        install_couple_neon(t.couple, f);

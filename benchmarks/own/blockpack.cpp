@@ -2,11 +2,24 @@
 // blockpack with its compiled backend, at the active level, weights packed ahead.
 #include <algorithm>
 
+#include "blockpack/sparse/block_sparse.hpp"
 #include "own/coded_product.hpp"
 #include "own/row_product.hpp"
 #include "schemes.hpp"
 
 namespace bench {
+
+namespace {
+
+std::unique_ptr<Product> make_block_sparse_product(const Request& r) {
+  using Operator = blockpack::BlockSparse<blockpack::DenseFormat<blockpack::bf16>>;
+  const PrunedBlocks blocks = pruned_blocks(r.scheme);
+  const blockpack::MatrixView<const float> w(r.weights.data, r.weights.n, r.weights.k);
+  return std::make_unique<RowProduct<Operator>>(
+      Operator::encode(w, {blocks.rows, blocks.cols}, {}, {}, blockpack::PackPolicy::ahead()));
+}
+
+}  // namespace
 
 std::vector<std::string>& measured_schemes() {
   static std::vector<std::string> schemes = {
@@ -23,14 +36,16 @@ void add_blockpack(Contestants& all) {
   all.implementations.push_back(
       {"blockpack", [](const std::string& s, index_t, index_t, index_t, bool) { return !structured(s); },
        [](const Request& r) {
-         return r.scheme == "f32"    ? make_row_product<blockpack::DenseFormat<float>>(r)
-                : r.scheme == "bf16" ? make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r)
-                                     : make_coded_product(r);
+         return r.scheme == "f32"         ? make_row_product<blockpack::DenseFormat<float>>(r)
+                : r.scheme == "bf16"      ? make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r)
+                : pruned_blocks(r.scheme) ? make_block_sparse_product(r)
+                                          : make_coded_product(r);
        }});
   // One token whose activations are not rounded, where `automatic` rounds them.
   all.implementations.push_back({"f32",
                                  [](const std::string& scheme, index_t m, index_t, index_t, bool) {
-                                   return m == 1 && !structured(scheme) && scheme != "f32" && scheme != "bf16";
+                                   return m == 1 && !structured(scheme) && !pruned_blocks(scheme) && scheme != "f32" &&
+                                          scheme != "bf16";
                                  },
                                  [](const Request& r) { return make_coded_product(r, blockpack::Activations::f32); }});
   // One int8 scale a token on both sides, as oneDNN's rows have it.
@@ -44,7 +59,7 @@ void add_blockpack(Contestants& all) {
   all.implementations.push_back(
       {"dense",
        [](const std::string& scheme, index_t m, index_t n, index_t k, bool) {
-         if (structured(scheme) || scheme.rfind("2:4-", 0) == 0) return true;
+         if (structured(scheme) || pruned_blocks(scheme) || scheme.rfind("2:4-", 0) == 0) return true;
          return scheme != "f32" && scheme != "bf16" && m >= 32 && n == 4096 && k == 4096;
        },
        [](const Request& r) { return make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r); }});

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// blockpack behind the suite's interface, through the public API: an operator over a row format. Included once with
-/// the compiled backend and once with the headers alone.
+/// blockpack behind the suite's interface, through the public API: an operator with stored values of one format.
+/// Included once with the compiled backend and once with the headers alone.
 
 #include <memory>
 #include <utility>
@@ -14,15 +14,10 @@
 namespace bench {
 namespace {
 
-template <class F>
+template <class Operator>
 class RowProduct final : public Product {
  public:
-  using Operator = blockpack::RowMatrix<F>;
-
-  RowProduct(const Weights& w, const F& format)
-      : first_(std::make_shared<Operator>(Operator::encode(blockpack::MatrixView<const float>(w.data, w.n, w.k), format,
-                                                           {}, blockpack::PackPolicy::ahead()))),
-        op_(*first_) {}
+  explicit RowProduct(Operator op) : first_(std::make_shared<Operator>(std::move(op))), op_(*first_) {}
 
   void run(const Tokens& x, float* y, int threads) override {
     how_.execution.threads = threads;
@@ -43,18 +38,22 @@ class RowProduct final : public Product {
       s.data = blockpack::SharedBytes(std::move(bytes));
     }
     auto op = Operator::from_sections(first_->shape(), first_->parameters(), sections, blockpack::PackPolicy::ahead());
-    if (op.packed_bytes() != 0) op.release_stored();  // memory: only the packed form is read
+    if constexpr (requires { op.release_stored(); })
+      if (op.packed_bytes() != 0) op.release_stored();  // memory: only the packed form is read
     return std::unique_ptr<Product>(new RowProduct(first_, std::move(op)));
   }
 
+  double multiplies() const override {
+    if constexpr (requires { op_.density(); })
+      return op_.density() * static_cast<double>(op_.out_features() * op_.in_features());
+    return 0;
+  }
   double weight_bytes() const override { return static_cast<double>(first_->storage_bytes()); }
   void decode_row(index_t row, float* dst) const override {
     first_->decode_rows(std::span(&row, 1), blockpack::MatrixView<float>(dst, 1, op_.in_features()));
   }
   Arithmetic arithmetic() const override {
-    switch (blockpack::resolve(blockpack::Activations::automatic,
-                               blockpack::bits_per_weight(first_->parameters(), op_.in_features()),
-                               blockpack::active_isa())) {
+    switch (op_.activation_mode(1)) {
       case blockpack::Activations::int8:
         return Arithmetic::int8;
       case blockpack::Activations::bf16:
@@ -74,7 +73,9 @@ class RowProduct final : public Product {
 
 template <class F>
 std::unique_ptr<Product> make_row_product(const Request& r) {
-  return std::make_unique<RowProduct<F>>(r.weights, F{});
+  using Operator = blockpack::RowMatrix<F>;
+  const blockpack::MatrixView<const float> w(r.weights.data, r.weights.n, r.weights.k);
+  return std::make_unique<RowProduct<Operator>>(Operator::encode(w, F{}, {}, blockpack::PackPolicy::ahead()));
 }
 
 }  // namespace

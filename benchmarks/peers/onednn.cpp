@@ -333,7 +333,7 @@ void add_onednn(Contestants& all) {
   const std::string name = v->major >= 3 ? "onednn" + std::to_string(v->major) : "onednn";
   all.implementations.push_back({name,
                                  [](const std::string& scheme, index_t, index_t, index_t, bool bf16_x) {
-                                   return scheme == "bf16" || structured(scheme) ||
+                                   return scheme == "bf16" || structured(scheme) || pruned_blocks(scheme) ||
                                           (!bf16_x && (scheme == "f32" || scheme == "int8-row"));
                                  },
                                  [](const Request& r) -> std::unique_ptr<Product> {

@@ -5,6 +5,7 @@
 /// implements, so gaps fall back by themselves and every slot remembers who supplied it.
 
 #include "blockpack/core/isa.hpp"
+#include "kernels/block_sparse/block_sparse_kernels.hpp"
 #include "kernels/codes/codes_kernels.hpp"
 #include "kernels/convert/convert_kernels.hpp"
 #include "kernels/couple/couple_kernels.hpp"
@@ -23,6 +24,7 @@ struct KernelTable {
   Isa level = Isa::scalar;
   Features features = 0;
   DenseKernels dense;
+  BlockSparseKernels block_sparse;
   CodeKernels codes;
   Int8Kernels int8;
   TwoFourKernels two_four;
@@ -38,6 +40,7 @@ struct KernelTable {
 template <class Visitor>
 void visit_slots(const KernelTable& table, Visitor&& visit) {
   visit_slots(table.dense, [&](const char* name, const auto& slot) { visit("dense", name, slot); });
+  visit_slots(table.block_sparse, [&](const char* name, const auto& slot) { visit("block_sparse", name, slot); });
   visit_slots(table.codes, [&](const char* name, const auto& slot) { visit("codes", name, slot); });
   visit_slots(table.int8, [&](const char* name, const auto& slot) { visit("int8", name, slot); });
   visit_slots(table.two_four, [&](const char* name, const auto& slot) { visit("two_four", name, slot); });

@@ -204,8 +204,8 @@ class BlockCodec final : public PrunedCodec {
     for (std::size_t s = 0; s < stored.size(); ++s)
       if (!stored[s].data.bytes.empty()) std::memcpy(dst[s], stored[s].data.bytes.data(), stored[s].data.bytes.size());
   }
-  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy) const override {
-    return Named<Op>(Op::from_sections(shape, {block_, values()}, sections), format());
+  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
+    return Named<Op>(Op::from_sections(shape, {block_, values()}, sections, policy), format());
   }
 
   static constexpr index_t kSparsity = 50;

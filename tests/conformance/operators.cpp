@@ -10,6 +10,7 @@
 #include "blockpack/core/dense.hpp"
 #include "blockpack/quant.hpp"
 #include "blockpack/quant/input_transforms.hpp"
+#include "blockpack/sparse/block_sparse.hpp"
 #include "blockpack/sparse/n_m.hpp"
 #include "blockpack/sparse/prune/criterion.hpp"
 #include "blockpack/structured.hpp"
@@ -55,6 +56,26 @@ Operator rows(const Format& format, PackPolicy policy = {}) {
     return [](std::span<const float> y, std::span<const float> w, index_t) {
       return check_product(y, w, Activations::f32, false);
     };
+  };
+  return form;
+}
+
+/// Two of five blocks, in the given format.
+template <RowFormat Format>
+Operator block_sparse(MatrixShape block, const Format& format) {
+  using Matrix = BlockSparse<Format>;
+  Operator form = rows(format);  // the checks of a decoded matrix
+  form.name = (block == MatrixShape{1, 1} ? "bitmask-" : "bsr" + to_string(block) + "-") + form.name;
+  form.make = [block, format](MatrixShape shape, std::uint64_t seed) -> AnyLinear {
+    const std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
+    Mask kept({ceil_div(shape.rows, block.rows), ceil_div(shape.cols, block.cols)});
+    Random random(seed);
+    for (index_t r = 0; r < kept.shape().rows; ++r)
+      for (index_t c = 0; c < kept.shape().cols; ++c) kept.set(r, c, random() % 5 < 2);
+    return Matrix::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols), kept, block, format);
+  };
+  form.reopen = [](const AnyLinear& op, MatrixShape shape, Sections sections) -> AnyLinear {
+    return Matrix::from_sections(shape, op.get_if<Matrix>()->parameters(), sections);
   };
   return form;
 }
@@ -742,6 +763,11 @@ const std::vector<Operator>& operators() {
       rows(NmFormat(NmLayout{}, GroupInt{.bits = 4, .group_size = 32})),
       rows(NmFormat<DenseFormat<bf16>>({4, 8})),
       rows(NmFormat<DenseFormat<bf16>>({1, 4})),
+      block_sparse({32, 32}, DenseFormat<bf16>{}),
+      block_sparse({16, 32}, DenseFormat<float>{}),
+      block_sparse({1, 1}, DenseFormat<bf16>{}),
+      block_sparse({4, 1}, GroupInt{.bits = 8, .group_size = 0}),
+      block_sparse({5, 7}, GroupInt{.bits = 4, .group_size = 32}),
       block_diagonal(FactorFormat::f32(), false),
       block_diagonal(FactorFormat::bf16(), true),
       block_diagonal(FactorFormat::of(Mx{.element = MxElement::e2m1}), true),

@@ -9,6 +9,10 @@
 /// The values of a row are those of its kept blocks side by side, a row of the format: groups of quantized values run
 /// over them. Blocks at the right edge are stored whole (zeros beyond it), those at the lower edge have fewer rows.
 /// docs/formats/sparse.md has the bytes. BSR (SciPy, PyTorch, libxsmm) comes and goes by from_bsr and to_bsr.
+///
+/// Products take a packed form, the pieces of 16 x 32 weights that hold something: smaller blocks pay for the zeros
+/// beside them, and PackPolicy::none() computes from the stored form. int8 values with a scale a row are packed once
+/// more, as integers, when int8_token activations first meet them (on_first_use).
 
 #include <algorithm>
 #include <array>
@@ -24,6 +28,8 @@
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/engine.hpp"
 #include "blockpack/core/linear_operator.hpp"
+#include "blockpack/core/packed_block_sparse.hpp"
+#include "blockpack/core/packed_cache.hpp"
 #include "blockpack/core/row_format.hpp"
 #include "blockpack/sparse/mask.hpp"
 #include "blockpack/sparse/row_values.hpp"
@@ -51,13 +57,13 @@ class BlockSparse {
   /// Keeps the blocks that hold a weight other than 0. ShapeError for blocks smaller than 1x1; errors of encode_rows.
   /// Cost: two passes over w.
   static BlockSparse encode(MatrixView<const float> w, MatrixShape block, const V& values = V{},
-                            const EncodeOptions& options = {}) {
-    return encode(w, Mask::of_nonzeros(w).any_of_blocks(block), block, values, options);
+                            const EncodeOptions& options = {}, PackPolicy policy = {}) {
+    return encode(w, Mask::of_nonzeros(w).any_of_blocks(block), block, values, options, policy);
   }
   /// Keeps the blocks of `kept`, a bit a block, whatever they hold; what lies outside them is dropped. ShapeError for a
   /// mask of another shape.
   static BlockSparse encode(MatrixView<const float> w, const Mask& kept, MatrixShape block, const V& values = V{},
-                            const EncodeOptions& options = {}) {
+                            const EncodeOptions& options = {}, PackPolicy policy = {}) {
     const MatrixShape blocks = blocks_of(w.shape(), block);
     if (kept.shape() != blocks)
       throw ShapeError("BlockSparse::encode: kept is " + to_string(kept.shape()) + ", " + to_string(blocks) +
@@ -72,13 +78,14 @@ class BlockSparse {
     for (index_t b = 0; b < blocks.rows; ++b)
       if (row_bytes > 0)
         std::memcpy(bits.data() + b * row_bytes, kept.row_words(b).data(), static_cast<std::size_t>(row_bytes));
-    return build(w.shape(), {block, values}, SharedBytes(std::move(bits)), options,
+    return build(w.shape(), {block, values}, SharedBytes(std::move(bits)), options, policy,
                  [&](index_t row, index_t j) { return j < w.cols() ? w(row, j) : 0.0f; });
   }
 
   /// The operator whose `sections()` are these, nothing copied: the bits are counted. FormatError names the section
   /// that does not fit.
-  static BlockSparse from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections) {
+  static BlockSparse from_sections(MatrixShape shape, const Parameters& parameters, std::span<const Section> sections,
+                                   PackPolicy policy = {}) {
     const std::vector<SectionSpec> specs = detail::value_sections(parameters.values.sections(0));
     const auto fail = [](const std::string& text) { throw FormatError("from_sections: " + text); };
     if (sections.size() != specs.size() + 1)
@@ -95,18 +102,20 @@ class BlockSparse {
              std::to_string(bytes) + " needed");
     };
     expect(sections.back(), checked_mul(blocks.rows, ceil_div(blocks.cols, 8), "from_sections"));
-    BlockSparse op(shape, parameters, sections.back().data);
+    BlockSparse op(shape, parameters, sections.back().data, policy);
     for (std::size_t s = 0; s < specs.size(); ++s) {
       expect(sections[s], op.rows_->section_bytes[s]);
       op.stored_.push_back(sections[s].data);
     }
+    op.pack_ahead();
     return op;
   }
 
   /// From compressed rows of blocks.
   /// Errors: ShapeError for sizes that disagree or blocks that do not divide the shape; ValueError for an indptr that
   ///         does not begin with 0 or falls, a block column out of range, and block columns that do not rise in a row.
-  static BlockSparse from_bsr(const Bsr& bsr, const V& values = V{}, const EncodeOptions& options = {}) {
+  static BlockSparse from_bsr(const Bsr& bsr, const V& values = V{}, const EncodeOptions& options = {},
+                              PackPolicy policy = {}) {
     const MatrixShape block = bsr.block;
     if (block.rows < 1 || block.cols < 1 || bsr.shape.rows % block.rows != 0 || bsr.shape.cols % block.cols != 0)
       throw ShapeError("from_bsr: blocks of " + to_string(block) + " do not divide " + to_string(bsr.shape));
@@ -136,12 +145,14 @@ class BlockSparse {
       }
     }
     // Values of a row are asked for in order: the block is the one of the value's place among the kept ones.
-    return build(bsr.shape, {block, values}, SharedBytes(std::move(bits)), options, [&](index_t row, index_t j) {
-      const auto first = bsr.indices.begin() + bsr.indptr[static_cast<std::size_t>(row / block.rows)];
-      const auto last = bsr.indices.begin() + bsr.indptr[static_cast<std::size_t>(row / block.rows) + 1];
-      const index_t i = std::lower_bound(first, last, static_cast<std::int32_t>(j / block.cols)) - bsr.indices.begin();
-      return bsr.data[static_cast<std::size_t>((i * block.rows + row % block.rows) * block.cols + j % block.cols)];
-    });
+    return build(
+        bsr.shape, {block, values}, SharedBytes(std::move(bits)), options, policy, [&](index_t row, index_t j) {
+          const auto first = bsr.indices.begin() + bsr.indptr[static_cast<std::size_t>(row / block.rows)];
+          const auto last = bsr.indices.begin() + bsr.indptr[static_cast<std::size_t>(row / block.rows) + 1];
+          const index_t i =
+              std::lower_bound(first, last, static_cast<std::int32_t>(j / block.cols)) - bsr.indices.begin();
+          return bsr.data[static_cast<std::size_t>((i * block.rows + row % block.rows) * block.cols + j % block.cols)];
+        });
   }
   /// Decoded; block rows and columns that the shape cuts are filled with zeros.
   Bsr to_bsr() const {
@@ -195,6 +206,24 @@ class BlockSparse {
     for (const SharedBytes& s : stored_) sum += s.bytes.size();
     return sum;
   }
+  /// Bytes the packed cache holds now.
+  std::size_t packed_bytes() const noexcept {
+    std::size_t sum = 0;
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    for (const auto& e : cache_->entries)
+      if (e.ready.load(std::memory_order_acquire)) sum += e.packed.bytes();
+#endif
+    return sum;
+  }
+  /// Bytes packing takes at the active level, in the mode `automatic` means: what PackPolicy::into asks for. 0 where
+  /// nothing is packed.
+  std::size_t packed_bytes_needed() const {
+#if defined(BLOCKPACK_HEADERS_ONLY)
+    return 0;
+#else
+    return PackedBlockSparse::bytes_needed(sparse_source(), weight_type(activation_mode(1)));
+#endif
+  }
   /// The mode an apply computes in.
   Activations activation_mode(index_t /*tokens*/, const ApplyOptions& how = {}) const {
     return resolve(how.activations, parameters_.values.exact_in_bf16() ? 16.0 : 32.0, how.execution.level());
@@ -203,7 +232,11 @@ class BlockSparse {
   /// y = epilogue(x · Wᵀ). ShapeError names the argument that does not fit.
   void apply(ActivationView x, ResultView y, const ApplyOptions& how = {}) const {
     detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
-    matmul(x, source(), y, activation_mode(x.rows(), how), how);
+    const Activations mode = activation_mode(x.rows(), how);
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    if (const PackedBlockSparse* packed = packed_form(mode, how.execution)) return matmul(x, *packed, y, mode, how);
+#endif
+    matmul(x, source(), y, mode, how);
   }
   /// x [tokens, in] = y [tokens, out] · W, float32. The epilogue must be empty (ValueError).
   void apply_transpose(MatrixView<const float> y, MatrixView<float> x, const ApplyOptions& how = {}) const {
@@ -237,8 +270,11 @@ class BlockSparse {
   }
 
   /// Without values yet. FormatError for a bit behind the last block of a row.
-  BlockSparse(MatrixShape shape, const Parameters& parameters, SharedBytes bits)
+  BlockSparse(MatrixShape shape, const Parameters& parameters, SharedBytes bits, [[maybe_unused]] PackPolicy policy)
       : shape_(shape), parameters_(parameters), bits_(std::move(bits)) {
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    cache_ = std::make_shared<Cache>(policy);
+#endif
     const MatrixShape blocks = blocks_of(shape, parameters_.block);
     auto rows = std::make_shared<Rows>();
     rows->block_rows.resize(static_cast<std::size_t>(blocks.rows));
@@ -290,8 +326,8 @@ class BlockSparse {
   /// `value(row, column)` gives the weights of kept blocks; columns may lie beyond the matrix.
   template <class Value>
   static BlockSparse build(MatrixShape shape, Parameters parameters, SharedBytes bits, const EncodeOptions& options,
-                           const Value& value) {
-    BlockSparse op(shape, parameters, bits);
+                           PackPolicy policy, const Value& value) {
+    BlockSparse op(shape, parameters, bits, policy);
     const MatrixShape blocks = blocks_of(shape, parameters.block), block = parameters.block;
     // The kept values of a block row, and their importance, as matrices of their own.
     struct Panel {
@@ -348,18 +384,113 @@ class BlockSparse {
       encode_rows(values, p.view, b * block.rows, dst, p.options);
     });
     for (AlignedBuffer<std::byte>& s : stored) op.stored_.emplace_back(std::move(s));
+    op.pack_ahead();
     return op;
   }
 
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+  /// The packed forms, one for each type of weights; shared by the copies.
+  struct Cache {
+    explicit Cache(PackPolicy p) : policy(p) {}
+    PackPolicy policy;
+    std::array<PackedOnce<PackedBlockSparse>, 3> entries;  ///< the last one of int8
+  };
+
+  WeightType weight_type(Activations mode) const noexcept {
+    return mode == Activations::bf16 || parameters_.values.exact_in_bf16() ? WeightType::bf16 : WeightType::f32;
+  }
+  const PackedBlockSparse* pack(WeightType type, const Execution& how, bool now) const {
+    auto& entry = cache_->entries[static_cast<std::size_t>(type)];
+    if (now)
+      std::call_once(entry.once,
+                     [&] { entry.store(PackedBlockSparse::pack(sparse_source(), type, how, cache_->policy.memory)); });
+    const bool usable = entry.ready.load(std::memory_order_acquire) && entry.packed.level() == how.level();
+    return usable ? &entry.packed : nullptr;
+  }
+  /// Whether the weights are int8 times a scale of their row.
+  bool is_int8() const {
+    if constexpr (CodeFormat<V>) {
+      std::array<const std::byte*, kMaxSections> src{};
+      for (std::size_t s = 0; s < stored_.size(); ++s) src[s] = stored_[s].bytes.data();
+      const index_t cols = round_up(shape_.cols, parameters_.block.cols);
+      const auto spec = parameters_.values.code_spec(cols, std::span(src).first(stored_.size()));
+      return spec && spec->bits == 8 && spec->element == CodeElement::integer && spec->scale == CodeScale::f32 &&
+             spec->group >= cols && !spec->zeros && spec->zero == 128 && !spec->minimums;
+    }
+    return false;
+  }
+  /// SparseRowSource::read_int8.
+  float read_int8(index_t row, std::int8_t* dst) const {
+    std::fill_n(dst, shape_.cols, std::int8_t{0});
+    if constexpr (CodeFormat<V>) {
+      const MatrixShape block = parameters_.block;
+      const index_t b = row / block.rows, kept = rows_->block_rows[static_cast<std::size_t>(b)].kept;
+      const auto src = pointers(row);
+      std::vector<std::uint8_t> codes(static_cast<std::size_t>(kept * block.cols));
+      std::uint32_t scale = 0;
+      if (kept == 0) return 0.0f;
+      const auto spec = parameters_.values.code_spec(kept * block.cols, std::span(src).first(stored_.size()));
+      parameters_.values.read_codes(std::span(src).first(stored_.size()), kept * block.cols,
+                                    {codes, std::span(&scale, 1), {}, {}});
+      for_kept(b, 0, ceil_div(shape_.cols, block.cols), [&](index_t j, index_t place) {
+        for (index_t c = j * block.cols; c < std::min(shape_.cols, (j + 1) * block.cols); ++c)
+          dst[c] = static_cast<std::int8_t>(codes[static_cast<std::size_t>((place - j) * block.cols + c)] - 128);
+      });
+      return std::bit_cast<float>(scale) * spec->multiplier;
+    }
+    return 0.0f;
+  }
+  /// The packed form such an apply computes from, or null where it takes the stored one.
+  const PackedBlockSparse* packed_form(Activations mode, const Execution& how) const {
+    if (mode == Activations::int8_token && multiplies_int8_blocks(shape_.cols, how.level()) && is_int8() &&
+        cache_->policy.kind == PackPolicy::Kind::on_first_use) {
+      auto& entry = cache_->entries[2];
+      std::call_once(entry.once, [&] { entry.store(PackedBlockSparse::pack_int8(sparse_source(), how)); });
+      if (entry.packed.level() == how.level()) return &entry.packed;
+    }
+    return pack(weight_type(mode), how, cache_->policy.kind == PackPolicy::Kind::on_first_use);
+  }
+  SparseRowSource sparse_source() const {
+    return {source(),
+            [](const void* self, index_t row, index_t end, std::uint8_t* kept) {
+              const auto& op = *static_cast<const BlockSparse*>(self);
+              const MatrixShape block = op.parameters_.block;
+              for (index_t b = row / block.rows; b * block.rows < end; ++b)
+                op.for_kept(b, 0, ceil_div(op.shape_.cols, block.cols), [&](index_t j, index_t) {
+                  const index_t last = std::min((j + 1) * block.cols, op.shape_.cols) - 1;
+                  for (index_t s = j * block.cols / PackedBlockSparse::kStep; s <= last / PackedBlockSparse::kStep; ++s)
+                    kept[s] = 1;
+                });
+            },
+            [](const void* self, index_t row, std::int8_t* dst) {
+              return static_cast<const BlockSparse*>(self)->read_int8(row, dst);
+            }};
+  }
+#endif
+  /// Packs now, for the `ahead` and `into` policies.
+  void pack_ahead() const {
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+    const auto kind = cache_->policy.kind;
+    pack(weight_type(activation_mode(1)), {}, kind == PackPolicy::Kind::ahead || kind == PackPolicy::Kind::into);
+#endif
+  }
+
+  /// Where a row begins in each section.
+  std::array<const std::byte*, kMaxSections> pointers(index_t row) const noexcept {
+    const index_t block_rows = parameters_.block.rows;
+    const typename Rows::BlockRow& at = rows_->block_rows[static_cast<std::size_t>(row / block_rows)];
+    std::array<const std::byte*, kMaxSections> src{};
+    for (std::size_t s = 0; s < stored_.size(); ++s)
+      src[s] = stored_[s].bytes.data() + at.first[s] + row % block_rows * at.bytes[s];
+    return src;
+  }
   /// W[row, col … col + dst.size()).
   void decode(index_t row, index_t col, std::span<float> dst) const {
     std::fill(dst.begin(), dst.end(), 0.0f);
     const MatrixShape block = parameters_.block;
     const index_t b = row / block.rows, end = col + static_cast<index_t>(dst.size());
     const typename Rows::BlockRow& at = rows_->block_rows[static_cast<std::size_t>(b)];
-    std::array<const std::byte*, kMaxSections> src{};
-    for (std::size_t s = 0; s < stored_.size(); ++s)
-      src[s] = stored_[s].bytes.data() + at.first[s] + row % block.rows * at.bytes[s];
+    const auto src = pointers(row);
     detail::RowValues<V> values(parameters_.values, std::span(src).first(stored_.size()), at.kept * block.cols);
     for_kept(b, col / block.cols, ceil_div(end, block.cols), [&](index_t j, index_t place) {
       const index_t first = std::max(col, j * block.cols), last = std::min(end, (j + 1) * block.cols);
@@ -390,6 +521,9 @@ class BlockSparse {
   SharedBytes bits_;
   std::vector<SharedBytes> stored_;
   std::shared_ptr<const Rows> rows_;
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+  std::shared_ptr<Cache> cache_;
+#endif
 };
 
 }  // namespace blockpack::inline BLOCKPACK_ABI
