@@ -150,6 +150,7 @@ class NmCodec final : public PrunedCodec {
     Mask mask = pruning().prune(w, MaskPattern::nm(n_m.keep, n_m.of, Tail::short_group), options, q);
     pruning().finish(w, n_m.of, options, mask, q);
     EncodeOptions plain;
+    plain.importance = options.importance;
     plain.execution = options.execution;
     encode_rows(fitted(format_, q, plain), q, first_row, dst, plain);
   }
@@ -199,6 +200,7 @@ class BlockCodec final : public PrunedCodec {
     mask.apply(q);
     pruning().finish(w, 0, options, mask, q);
     EncodeOptions plain;
+    plain.importance = options.importance;
     plain.execution = options.execution;
     const std::vector<Section> stored = Op::encode(q, mask.any_of_blocks(block_), block_, values(), plain).sections();
     for (std::size_t s = 0; s < stored.size(); ++s)

@@ -36,7 +36,9 @@ class Tableau {
     loss_ += value(k) * value(k) / -at(k, k);
     pivot(k, -1.0);
   }
-  /// How much the loss falls when kept p makes room for pruned r.
+  /// How much the loss falls when pruned r is kept.
+  double gain(index_t r) const { return value(r) * value(r) / at(r, r); }
+  /// The same when kept p makes room for it.
   double gain(index_t p, index_t r) const {
     const double a = -at(p, p), t = p < r ? at(r, p) : at(p, r), q = value(p) / a;
     const double gradient = value(r) + t * q;
@@ -100,6 +102,7 @@ class RowSearch {
       v[std::size_t(i)] = gradient_[std::size_t(first + i)] + own;
       loss += static_cast<double>(q_[std::size_t(first + i)]) * (2.0 * gradient_[std::size_t(first + i)] + own);
     }
+    least_ = options_.least_gain * 1e-9 * loss;  // of rows that fit their pattern rounding errors are left, no more
     Tableau t(h, v, loss);
     for (index_t j = 0; j < n; ++j) {
       if (!kept(h, first, j)) continue;
@@ -109,10 +112,12 @@ class RowSearch {
       t.keep(j);
     }
     bool any = false, moved = true;
+    index_t left = options_.passes * n;  // exchanges; rounding must not let them go round
     for (int pass = 0; pass < options_.passes && moved; ++pass) {
       moved = false;
       for (index_t group = 0; group < n; group += of)
-        while (exchange(t, h, first, group, std::min(n, group + of))) {
+        while (left > 0 && exchange(t, h, first, group, std::min(n, group + of))) {
+          --left;
           ++swaps_;
           any = moved = true;
         }
@@ -143,13 +148,13 @@ class RowSearch {
 
   /// The best exchange within columns [group, end) of the window, if it gains enough.
   bool exchange(Tableau& t, MatrixView<const double> h, index_t first, index_t group, index_t end) {
-    double best = options_.least_gain * t.loss();
+    double best = std::max({0.0, options_.least_gain * t.loss(), least_});
     index_t out = -1, in = -1;
     for (index_t p = group; p < end; ++p) {
-      if (!kept(h, first, p)) continue;
+      if (!mask_(row_, first + p)) continue;
       for (index_t r = group; r < end; ++r) {
         if (mask_(row_, first + r) || h(r, r) == 0.0 || !t.regular(r)) continue;
-        const double gain = t.gain(p, r);
+        const double gain = h(p, p) == 0.0 ? t.gain(r) : t.gain(p, r);
         if (!(gain > best)) continue;
         best = gain;
         out = p;
@@ -157,7 +162,7 @@ class RowSearch {
       }
     }
     if (out < 0) return false;
-    t.prune(out);
+    if (h(out, out) != 0.0) t.prune(out);
     t.keep(in);
     mask_.set(row_, first + out, false);
     mask_.set(row_, first + in);
@@ -171,7 +176,7 @@ class RowSearch {
   std::span<float> q_;
   const MaskSearchOptions& options_;
   std::vector<double> gradient_;
-  double loss_ = 0;
+  double loss_ = 0, least_ = 0;
   index_t swaps_ = 0;
 };
 
@@ -180,11 +185,12 @@ class RowSearch {
 MaskSearchReport mask_search(MatrixView<const float> w, const GramMatrix& h, const Mask& start, index_t of,
                              MatrixView<float> q, const MaskSearchOptions& options, const Execution& how) {
   quant::check_layer("mask_search", w, q.shape(), h);
-  quant::check_layer<float>("mask_search, its start", q, q.shape(), h);
+  quant::check_layer<float>("mask_search, the start q taken as weights", q, q.shape(), h);
   if (start.shape() != w.shape())
     throw ShapeError("mask_search: the mask is " + to_string(start.shape()) + ", w is " + to_string(w.shape()));
-  if (of < 0 || options.window < 1 || options.rounds < 0 || options.passes < 0 || !(options.damping >= 0.0))
-    throw ValueError("mask_search: of, window, rounds, passes and damping must not be negative, nor window 0");
+  if (of < 0 || options.window < 1 || options.rounds < 0 || options.passes < 0 || !(options.damping >= 0.0) ||
+      !(options.least_gain >= 0.0))
+    throw ValueError("mask_search: of, window and the options must not be negative, nor window 0");
   MaskSearchReport report{start, 0, 0, 0};
   if (w.empty()) return report;
   start.apply(q);

@@ -136,6 +136,35 @@ TEST_CASE("ARMOR is a scheme that is no worse than the mask it starts from", "[r
   refuse("armor-b6-2:4-bf16", "a multiple of 4");
 }
 
+TEST_CASE("a gate may be stored in another format than what it gates", "[recipe][sparse]") {
+  const Layer layer;
+  const AnyLinear plain = layer.encode("2:4-bf16"), gate = layer.encode("2:4-int4-g32"),
+                  four = layer.encode("4:8-bf16");
+  const std::vector<float> x = random_normal(3 * kIn, 4);
+  for (const Activations mode : {Activations::automatic, Activations::f32, Activations::bf16})
+    for (const auto& [up, by] : {std::pair{&plain, &gate}, {&gate, &plain}, {&plain, &four}}) {
+      ApplyOptions how;
+      how.activations = mode;
+      std::vector<float> y(std::size_t{3} * kOut), gated(y.size()), expected(y.size());
+      const MatrixView<const float> xv(x.data(), 3, kIn);
+      up->apply_gated(*by, xv, MatrixView<float>(y.data(), 3, kOut), how);
+      by->apply(xv, MatrixView<float>(gated.data(), 3, kOut), how);
+      up->apply(xv, MatrixView<float>(expected.data(), 3, kOut), how);
+      for (std::size_t i = 0; i < y.size(); ++i)
+        CHECK(y[i] == Approx(expected[i] * gated[i]).epsilon(1e-5).margin(1e-6));
+    }
+}
+
+#if defined(__x86_64__)
+TEST_CASE("how coarse kept weights are says the mode, not how few they are", "[recipe][sparse]") {
+  const Layer layer;
+  for (const char* scheme : {"1:4-f32", "2:4-f32", "2:4-fp16"}) {
+    CAPTURE(scheme);
+    CHECK(layer.encode(scheme).activation_mode(1) == Activations::f32);
+  }
+}
+#endif
+
 TEST_CASE("rows that are pruned by themselves stream, others do not", "[recipe][sparse]") {
   const auto panels = [](const char* scheme) { return Registry::standard().codec(scheme)->encodes_panels(); };
   CHECK(panels("2:4-bf16"));

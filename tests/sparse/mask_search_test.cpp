@@ -103,6 +103,31 @@ TEST_CASE("the search beats SparseGPT with a refit and never ends above its star
   }
 }
 
+TEST_CASE("weights that fit their pattern stay, and live columns take the places of dead ones", "[sparse]") {
+  for (std::uint64_t seed = 1; seed <= 12; ++seed) {
+    SyntheticLayer layer({3, 32}, 64, 0.9f, seed);
+    const Mask fits = prune_mask(layer.w(), magnitude(), MaskPattern::nm(1, 4));
+    fits.apply(MatrixView<float>(layer.weights.data(), 3, 32));
+    const Mask start = fits | prune_mask(layer.w(), magnitude(), MaskPattern::nm(2, 4));  // keeps a zero of each group
+    for (const index_t of : {index_t{4}, index_t{0}}) {
+      const Searched found = search(layer, start, of);
+      CHECK(loss(layer, found.values) <= 1e-6 * loss(layer, std::vector<float>(layer.weights.size())));
+    }
+    layer.weights.assign(layer.weights.size(), 0.0f);
+    for (const float v : search(layer, start, 4).values) CHECK(v == 0.0f);
+  }
+  SyntheticLayer layer({1, 8}, 64, 0.5f, 3);
+  AlignedBuffer<double> values(64);
+  const MatrixView<double> h(values.data(), 8, 8);
+  layer.h.copy_to(h);
+  for (index_t j = 0; j < 8; ++j) h(0, j) = h(j, 0) = h(1, j) = h(j, 1) = 0.0;
+  layer.h = GramMatrix::from_values(MatrixView<const double>(h));
+  Mask start({1, 8});
+  for (const index_t j : {0, 1, 4, 5}) start.set(0, j);  // two dead columns of the first group
+  const Mask found = search(layer, start, 4).report.mask;
+  CHECK((found(0, 2) && found(0, 3)));
+}
+
 TEST_CASE("the search does not depend on threads, takes dead columns and names what is wrong", "[sparse]") {
   SyntheticLayer layer({9, 42}, 80, 0.9f, 5);
   const Mask start = prune_mask(layer.w(), wanda(layer.h), MaskPattern::nm(2, 4, Tail::short_group));

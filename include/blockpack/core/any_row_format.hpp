@@ -16,9 +16,9 @@
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
-/// Immutable; copies share the format. Models RowFormat, and TensorFormat, CheckedFormat and CodeFormat as far as the
-/// format inside does: one without parameters of the matrix says so, as one without codes does. Cost: a virtual call a
-/// row.
+/// Immutable; copies share the format. Models RowFormat, and TensorFormat, CheckedFormat, PatternFormat and CodeFormat
+/// as far as the format inside does: one without parameters of the matrix says so, as one without codes does. Cost: a
+/// virtual call a row.
 class AnyRowFormat {
  public:
   template <RowFormat F>
@@ -34,6 +34,7 @@ class AnyRowFormat {
     self_->decode_row(src, cols, col, dst);
   }
   void check_row(const EncodeRow& row) const { self_->check_row(row); }
+  void check_pattern(const EncodeRow& row) const { self_->check_pattern(row); }
   bool fits_tensor() const noexcept { return self_->fits_tensor(); }
   AnyRowFormat fitted_to(const TensorStatistics& statistics) const { return self_->fitted_to(statistics); }
   void encode_tensor(std::span<std::byte* const> dst) const { self_->encode_tensor(dst); }
@@ -57,6 +58,7 @@ class AnyRowFormat {
     virtual void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col,
                             std::span<float> dst) const = 0;
     virtual void check_row(const EncodeRow& row) const = 0;
+    virtual void check_pattern(const EncodeRow& row) const = 0;
     virtual bool fits_tensor() const noexcept = 0;
     virtual AnyRowFormat fitted_to(const TensorStatistics& statistics) const = 0;
     virtual void encode_tensor(std::span<std::byte* const> dst) const = 0;
@@ -80,6 +82,9 @@ class AnyRowFormat {
     }
     void check_row([[maybe_unused]] const EncodeRow& row) const override {
       if constexpr (CheckedFormat<F>) format.check_row(row);
+    }
+    void check_pattern([[maybe_unused]] const EncodeRow& row) const override {
+      if constexpr (PatternFormat<F>) format.check_pattern(row);
     }
     bool fits_tensor() const noexcept override {
       if constexpr (TensorFormat<F>) return format.fits_tensor();

@@ -115,7 +115,7 @@ class PackedCodes {
 /// y = epilogue(x · Wᵀ) from packed weights, at the level they were packed for. `mode` is not automatic.
 /// Shapes are the caller's to check (detail::check_apply_shapes). y may not overlap x.
 ///
-/// `gate`: weights of the same shape, level and layout; the gate of the epilogue, which has none itself, is then
+/// `gate`: weights of the same shape, type, level and layout; the gate of the epilogue, which has none itself, is then
 /// diag(token_scales) · x · gateᵀ. x is prepared once, and each part of the gate is used while it lies in cache.
 BLOCKPACK_API void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
                           const ApplyOptions& how, const PackedWeights* gate = nullptr);

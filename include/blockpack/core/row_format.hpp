@@ -85,6 +85,7 @@ struct TensorStatistics {
   float absmax = 0.0f;   ///< largest |w|
   double sum_abs = 0.0;  ///< of |w|: in double, eight interleaved sums a row, rows in order
   index_t count = 0;     ///< weights
+  index_t rows = 0;
 
   double mean_abs() const noexcept { return count == 0 ? 0.0 : sum_abs / static_cast<double>(count); }
 
@@ -95,7 +96,8 @@ struct TensorStatistics {
 
 /// A row format with parameters of the whole matrix beside those of its rows: the scale of NVFP4, the mean of BitNet.
 /// `fitted_to` gives the format that encodes the matrix of these statistics; a format that was not fitted refuses to
-/// encode (UnsupportedError) and decodes. `encode_tensor` writes the sections with bytes_per_tensor, before any row.
+/// encode (UnsupportedError) and decodes. `encode_tensor` writes the sections with bytes_per_tensor, with the first
+/// row.
 template <class F>
 concept TensorFormat = RowFormat<F> &&
     requires(const F& f, const TensorStatistics& statistics, std::span<std::byte* const> dst) {
@@ -206,7 +208,9 @@ void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, 
     }
   }
 
-  if constexpr (TensorFormat<F>) format.encode_tensor(dst);
+  if constexpr (TensorFormat<F>) {
+    if (first_row == 0) format.encode_tensor(dst);
+  }
   parallel_for(options.execution, ceil_div(w.rows(), detail::kRowsPerTask), [&](index_t task) {
     std::vector<float> without_nan(clean ? 0 : static_cast<std::size_t>(w.cols()));
     std::vector<std::byte*> row_dst(dst.size());
@@ -225,7 +229,7 @@ void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, 
 }
 
 inline void TensorStatistics::add(MatrixView<const float> w, NonFinite non_finite, const Execution& how) {
-  std::vector<TensorStatistics> rows(static_cast<std::size_t>(w.rows()));
+  std::vector<TensorStatistics> parts(static_cast<std::size_t>(w.rows()));
   const float infinite = non_finite == NonFinite::propagate ? 0.0f : std::numeric_limits<float>::max();
   parallel_for(how, ceil_div(w.rows(), detail::kRowsPerTask), [&](index_t task) {
     const index_t end = std::min(w.rows(), (task + 1) * detail::kRowsPerTask);
@@ -252,18 +256,19 @@ inline void TensorStatistics::add(MatrixView<const float> w, NonFinite non_finit
         largest[lane] = v > largest[lane] ? v : largest[lane];
         sums[lane] += static_cast<double>(v);
       }
-      TensorStatistics& result = rows[static_cast<std::size_t>(i)];
+      TensorStatistics& result = parts[static_cast<std::size_t>(i)];
       for (std::size_t lane = 0; lane < 8; ++lane) {
         result.absmax = std::max(result.absmax, largest[lane]);
         result.sum_abs += sums[lane];
       }
     }
   });
-  for (const TensorStatistics& row : rows) {
-    absmax = std::max(absmax, row.absmax);
-    sum_abs += row.sum_abs;
+  for (const TensorStatistics& part : parts) {
+    absmax = std::max(absmax, part.absmax);
+    sum_abs += part.sum_abs;
   }
   count += w.rows() * w.cols();
+  rows += w.rows();
 }
 
 /// The format that encodes w: itself, or fitted to the whole matrix where it has parameters of it.

@@ -195,7 +195,12 @@ class RowMatrix {
     if (mode != Activations::int8_token && mode == gate.activation_mode(x.rows(), how)) {
       const auto* packed = packed_form(x.rows(), mode, how);
       const auto* packed_gate = gate.packed_form(x.rows(), mode, how);
-      if (packed != nullptr && packed_gate != nullptr) return matmul(x, *packed, y, mode, how, packed_gate);
+      const auto same_type = [](const auto& a, const auto& b) {
+        if constexpr (requires { a.type(); }) return a.type() == b.type();
+        return true;
+      };
+      if (packed != nullptr && packed_gate != nullptr && same_type(*packed, *packed_gate))
+        return matmul(x, *packed, y, mode, how, packed_gate);
     }
 #endif
     detail::apply_gated_apart(*this, gate, x, y, how);
@@ -253,7 +258,10 @@ class RowMatrix {
   /// Bits per weight as `resolve` wants them: what is neither exact in bf16 nor coarse beside its rounding (8 bits and
   /// their scales are 10 dB above it) counts as 32.
   double mode_bits() const {
-    const double bits = bits_per_weight(format_, shape_.cols);
+    const double bits = [this] {
+      if constexpr (requires { format_.bits_per_value(shape_.cols); }) return format_.bits_per_value(shape_.cols);
+      return bits_per_weight(format_, shape_.cols);
+    }();
     return format_.exact_in_bf16() || bits <= 10.0 ? bits : 32.0;
   }
 

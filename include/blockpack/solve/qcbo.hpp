@@ -217,8 +217,8 @@ inline QcboSolution qcbo_descend(MatrixView<const double> q, std::span<const std
 /// Cost:    n · (1 + accepted share · n) a temperature, 121 of them by default, for each restart.
 inline QcboSolution qcbo_anneal(MatrixView<const double> q, std::span<const std::uint8_t> x,
                                 const QcboAnnealing& options = {}, const Execution& how = {}, Coordinates groups = {}) {
-  if (!(options.first > 0.0) || !(options.growth > 1.0) || options.restarts < 1)
-    throw ValueError("qcbo_anneal: first and restarts must be positive, growth above 1");
+  if (!(options.first > 0.0) || !(options.growth > 1.0) || options.restarts < 1 || !std::isfinite(options.last))
+    throw ValueError("qcbo_anneal: first and restarts must be positive, growth above 1 and last finite");
   const detail::QcboState start = detail::checked_state("qcbo_anneal", q, x, groups);
   QcboSolution best = start.solution();
   double sum = 0.0;
@@ -289,6 +289,9 @@ struct Ising {
 /// x = (1 + s) / 2.
 inline Ising qubo_to_ising(const Qubo& qubo) {
   const auto n = static_cast<std::size_t>(std::lround(std::sqrt(static_cast<double>(qubo.matrix.size()))));
+  if (n * n != qubo.matrix.size())
+    throw ShapeError("qubo_to_ising: the matrix has " + std::to_string(qubo.matrix.size()) +
+                     " entries, a square needed");
   detail::check_qcbo("qubo_to_ising", {qubo.matrix.data(), static_cast<index_t>(n),
                                        static_cast<index_t>(n == 0 ? 0 : qubo.matrix.size() / n)});
   Ising ising{std::vector<double>(n * n), std::vector<double>(n), qubo.constant};

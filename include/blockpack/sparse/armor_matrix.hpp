@@ -30,7 +30,7 @@ ArmorMatrix<V> make_armor(const ArmorFactors<float>& f, const NmFormat<V>& core,
   options.execution = how;
   return ArmorMatrix<V>(Compose<BlockDiagonal, NmMatrix<V>>(
                             BlockDiagonal::encode({out, out}, f.left_view(), {out / f.block.rows, blocks}, options),
-                            NmMatrix<V>::encode(f.core_view(), fitted(core, f.core_view(), options), options)),
+                            NmMatrix<V>::encode(f.core_view(), core, options)),
                         BlockDiagonal::encode({in, in}, f.right_view(), {in / f.block.cols, blocks}, options));
 }
 

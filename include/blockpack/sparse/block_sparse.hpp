@@ -19,6 +19,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -117,17 +118,19 @@ class BlockSparse {
   static BlockSparse from_bsr(const Bsr& bsr, const V& values = V{}, const EncodeOptions& options = {},
                               PackPolicy policy = {}) {
     const MatrixShape block = bsr.block;
-    if (block.rows < 1 || block.cols < 1 || bsr.shape.rows % block.rows != 0 || bsr.shape.cols % block.cols != 0)
-      throw ShapeError("from_bsr: blocks of " + to_string(block) + " do not divide " + to_string(bsr.shape));
     const MatrixShape blocks = blocks_of(bsr.shape, block);
+    if (bsr.shape.rows % block.rows != 0 || bsr.shape.cols % block.cols != 0)
+      throw ShapeError("from_bsr: blocks of " + to_string(block) + " do not divide " + to_string(bsr.shape));
     if (static_cast<index_t>(bsr.indptr.size()) != blocks.rows + 1 || bsr.indptr.front() != 0 ||
         bsr.indptr.back() != static_cast<std::int64_t>(bsr.indices.size()))
       throw ValueError("from_bsr: indptr needs " + std::to_string(blocks.rows + 1) + " entries from 0 to " +
                        std::to_string(bsr.indices.size()));
-    if (static_cast<index_t>(bsr.data.size()) !=
-        checked_mul(static_cast<index_t>(bsr.indices.size()), block.rows * block.cols, "from_bsr"))
+    if (static_cast<index_t>(bsr.data.size()) != checked_mul(static_cast<index_t>(bsr.indices.size()),
+                                                             checked_mul(block.rows, block.cols, "from_bsr"),
+                                                             "from_bsr"))
       throw ShapeError("from_bsr: data has " + std::to_string(bsr.data.size()) + " values, " +
                        std::to_string(bsr.indices.size()) + " blocks of " + to_string(block) + " need others");
+    detail::check_importance("from_bsr", options.importance, bsr.shape);
     const index_t row_bytes = ceil_div(blocks.cols, 8);
     AlignedBuffer<std::byte> bits(checked_mul(blocks.rows, row_bytes, "from_bsr"));
     for (index_t b = 0; b < blocks.rows; ++b) {
@@ -154,9 +157,12 @@ class BlockSparse {
           return bsr.data[static_cast<std::size_t>((i * block.rows + row % block.rows) * block.cols + j % block.cols)];
         });
   }
-  /// Decoded; block rows and columns that the shape cuts are filled with zeros.
+  /// Decoded; block rows and columns that the shape cuts are filled with zeros. ShapeError for 2^31 blocks and more.
   Bsr to_bsr() const {
     const MatrixShape blocks = blocks_of(shape_, parameters_.block), block = parameters_.block;
+    if (kept_blocks() > std::numeric_limits<std::int32_t>::max())
+      throw ShapeError("to_bsr: " + std::to_string(kept_blocks()) +
+                       " blocks, 32-bit indices hold no more than 2^31 - 1");
     Bsr bsr{{blocks.rows * block.rows, blocks.cols * block.cols}, block, {0}, {}, {}};
     std::vector<float> row(static_cast<std::size_t>(shape_.cols));
     for (index_t b = 0; b < blocks.rows; ++b) {
@@ -266,6 +272,7 @@ class BlockSparse {
   static MatrixShape blocks_of(MatrixShape shape, MatrixShape block) {
     if (block.rows < 1 || block.cols < 1)
       throw ShapeError("BlockSparse: blocks of " + to_string(block) + ", at least 1x1 needed");
+    if (shape.rows < 0 || shape.cols < 0) throw ShapeError("BlockSparse: the shape is negative");
     return {ceil_div(shape.rows, block.rows), ceil_div(shape.cols, block.cols)};
   }
 

@@ -127,6 +127,12 @@ inline GroupedBsr to_grouped(const Bsr& bsr, index_t group) {
     throw ShapeError("to_grouped: blocks of " + to_string(bsr.block) + ", blocks of one column needed");
   if (group < 1) throw ValueError("to_grouped: group = " + std::to_string(group) + ", at least 1 needed");
   const index_t rows = bsr.block.rows;
+  if (rows < 1 || bsr.indptr.empty() || bsr.indptr.front() != 0 ||
+      !std::is_sorted(bsr.indptr.begin(), bsr.indptr.end()) ||
+      bsr.indptr.back() != static_cast<std::int64_t>(bsr.indices.size()) ||
+      static_cast<index_t>(bsr.data.size()) != checked_mul(bsr.indptr.back(), rows, "to_grouped"))
+    throw ShapeError("to_grouped: indptr, indices and data of " + std::to_string(bsr.indices.size()) +
+                     " blocks disagree");
   GroupedBsr grouped{bsr.shape, rows, group, {0}, {}, {}};
   for (std::size_t b = 0; b + 1 < bsr.indptr.size(); ++b) {
     for (index_t first = bsr.indptr[b]; first < bsr.indptr[b + 1]; first += group) {

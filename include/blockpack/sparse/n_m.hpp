@@ -93,6 +93,8 @@ class NmFormat {
     specs.push_back({"indices", layout_.index_bytes(cols)});
     return specs;
   }
+  /// Stored bits of a weight that is kept, its place aside: what says how coarse values are.
+  double bits_per_value(index_t cols) const { return bits_per_weight(values_, layout_.kept(cols)); }
   bool can_store_nan() const noexcept { return values_.can_store_nan(); }
   bool exact_in_bf16() const noexcept { return values_.exact_in_bf16(); }
   /// Whether two of four neighbours are kept at most: how matrices are packed.
@@ -117,7 +119,7 @@ class NmFormat {
     const Kept kept(*this, row, dst.back());
     values_.encode_row(kept.row(row), dst.first(dst.size() - 1));
   }
-  /// A place that is stored twice holds the sum of its values; one beyond the group is ignored.
+  /// Of values for one place the last counts; a place beyond the group is ignored.
   void decode_row(std::span<const std::byte* const> src, index_t cols, index_t col, std::span<float> dst) const {
     std::fill(dst.begin(), dst.end(), 0.0f);
     const auto end = col + static_cast<index_t>(dst.size());
@@ -129,7 +131,7 @@ class NmFormat {
         const float value = values[g * layout_.keep + i];
         const auto place = static_cast<index_t>(places & ((std::uint64_t{1} << layout_.bits()) - 1));
         const index_t j = g * layout_.of + place;
-        if (place < layout_.size_of(g, cols) && j >= col && j < end) dst[static_cast<std::size_t>(j - col)] += value;
+        if (place < layout_.size_of(g, cols) && j >= col && j < end) dst[static_cast<std::size_t>(j - col)] = value;
       }
     }
   }
@@ -140,7 +142,7 @@ class NmFormat {
   // Where V has parameters of the whole matrix: those of the weights that can be stored.
   bool fits_tensor() const noexcept requires TensorFormat<V> { return values_.fits_tensor(); }
   NmFormat fitted_to(TensorStatistics statistics) const requires TensorFormat<V> {
-    statistics.count = statistics.count / layout_.of * layout_.keep;
+    if (statistics.rows > 0) statistics.count = statistics.rows * layout_.kept(statistics.count / statistics.rows);
     return NmFormat(layout_, values_.fitted_to(statistics));
   }
   void encode_tensor(std::span<std::byte* const> dst) const requires TensorFormat<V> {

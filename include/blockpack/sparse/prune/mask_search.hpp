@@ -42,6 +42,7 @@ struct MaskSearchReport {
 /// Shapes:  w, q [out, in], the mask's shape; H [in, in]. q holds the start, commonly Mask::apply of w or what a pruner
 ///          chose, and receives the result; pruned weights in it become 0 first. `start` is a mask that has the
 ///          pattern. `of` weights side by side are a group, the last one may be short; of = 0: the whole window is one.
+///          After an error or a cancellation q holds rows of either.
 /// Errors:  ShapeError for shapes that disagree; ValueError for weights or a start that are NaN or infinite, and naming
 ///          the layer when kept columns are singular beside the damping. Columns whose diagonal is 0 count as 0.
 /// Cost:    window²/2 multiply-adds in double for every kept weight and twice for every exchange, out · in · window² /
