@@ -16,8 +16,11 @@
 #include "blockpack/core/random.hpp"
 #include "blockpack/core/scalar.hpp"
 #include "blockpack/entropy/estimators.hpp"
+#include "blockpack/entropy/fields.hpp"
 #include "blockpack/entropy/gardener.hpp"
 #include "blockpack/entropy/histogram.hpp"
+#include "blockpack/entropy/scores.hpp"
+#include "blockpack/entropy/statistics.hpp"
 #include "blockpack/entropy/tile_map.hpp"
 #include "large_buffer.hpp"
 #include "limits.hpp"
@@ -117,6 +120,68 @@ double bins_reference(WeightView w) {
   std::vector<std::int64_t> keys;
   for (const double v : x) keys.push_back(static_cast<std::int64_t>(std::min(bins - 1, (v - x.front()) / width)));
   return std::log(n) - sum_of_logs(keys) / n + std::log(width);
+}
+
+/// -Σ q log q, q = |w| / Σ|w|.
+double value_entropy_reference(WeightView w) {
+  const std::vector<double> values = values_of(w);
+  long double sum = 0, logs = 0;
+  for (const double v : values) {
+    const double a = std::fabs(v);
+    sum += a;
+    if (a > 0) logs += static_cast<long double>(a) * std::log(a);
+  }
+  return static_cast<double>(std::log(sum) - logs / sum);
+}
+
+/// Of the upper and the lower half of the rows, f(values, first, last) being one figure of a range of them.
+template <class F>
+double of_halves(const std::vector<double>& values, const F& f) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  return f(std::vector<double>(values.begin(), middle), std::vector<double>(middle, values.end()));
+}
+double gap_reference(WeightView w) {
+  const std::vector<double> all = values_of(w);
+  const auto entropy = [](const std::vector<double>& v) {
+    return std::log(static_cast<double>(v.size())) - sum_of_logs(v) / static_cast<double>(v.size());
+  };
+  return of_halves(all, [&](const auto& a, const auto& b) { return entropy(a) + entropy(b) - entropy(all); });
+}
+/// Mean of f(cosine) over the rows of both halves.
+template <class F>
+double cosine_reference(WeightView w, const F& f) {
+  return of_halves(values_of(w), [&](const auto& a, const auto& b) {
+    long double sum = 0;
+    const auto n = static_cast<std::size_t>(kCols);
+    for (std::size_t t = 0; t < a.size(); t += n) {
+      long double ab = 0, aa = 0, bb = 0;
+      for (std::size_t j = t; j < t + n; ++j) {
+        ab += static_cast<long double>(a[j]) * b[j];
+        aa += static_cast<long double>(a[j]) * a[j];
+        bb += static_cast<long double>(b[j]) * b[j];
+      }
+      sum += f(static_cast<double>(ab / std::sqrt(aa * bb)));
+    }
+    return static_cast<double>(sum * static_cast<long double>(n) / static_cast<long double>(a.size()));
+  });
+}
+double influence_reference(WeightView w) {
+  return 1 - cosine_reference(w, [](double c) { return c; });
+}
+double angle_reference(WeightView w) {
+  return cosine_reference(w, [](double c) { return std::acos(c) / std::numbers::pi; });
+}
+double nepenthe_reference(WeightView w) {
+  const std::vector<double> values = values_of(w);
+  const auto n = static_cast<std::size_t>(kCols);
+  double sum = 0;
+  for (std::size_t j = 0; j < n; ++j) {
+    double on = 0;
+    for (std::size_t i = j; i < values.size(); i += n) on += values[i] > 0 ? 1 : 0;
+    const double p = on * static_cast<double>(n) / static_cast<double>(values.size());
+    if (p > 0 && p < 1) sum -= p * std::log2(p) + (1 - p) * std::log2(1 - p);
+  }
+  return sum / static_cast<double>(n);
 }
 
 struct EntropyRow {
@@ -270,6 +335,44 @@ double spacings(WeightView w, const blockpack::Execution&) {
     return blockpack::spacing_entropy(all, blockpack::SpacingEstimator::vasicek);
   });
 }
+double statistics(WeightView w, const blockpack::Execution& how) {
+  return blockpack::weight_statistics(blockpack::WeightBlock(w), how).value_entropy;
+}
+double fields(WeightView w, const blockpack::Execution& how) {
+  return blockpack::field_entropies(blockpack::WeightBlock(w), how).joint * std::numbers::ln2;
+}
+/// f(upper, lower) of the halves of the rows: two blocks, or the states before and after one.
+template <class T, class F>
+double of_halves(WeightView w, const F& f) {
+  return w.visit([&](auto view) -> double {
+    if constexpr (std::is_same_v<typename decltype(view)::value_type, T>)
+      return f(view.rows_from(0, view.rows() / 2), view.rows_from(view.rows() / 2, view.rows() / 2));
+    return 0.0;
+  });
+}
+double pooled_gap(WeightView w, const blockpack::Execution& how) {
+  return of_halves<bf16>(w, [&](auto a, auto b) {
+    const blockpack::WeightBlock blocks[] = {blockpack::WeightBlock(a), blockpack::WeightBlock(b)};
+    return blockpack::pooled_entropy_gap(blocks, {}, how)(0, 1);
+  });
+}
+double influence(WeightView w, const blockpack::Execution& how) {
+  return of_halves<float>(w, [&](auto a, auto b) { return blockpack::block_influence(a, b, how).value; });
+}
+double angle(WeightView w, const blockpack::Execution& how) {
+  return of_halves<float>(
+      w, [&](auto a, auto b) { return blockpack::angular_distance(a, b, blockpack::AngularTokens::mean, how).value; });
+}
+double increase(WeightView w, const blockpack::Execution& how) {
+  return of_halves<float>(w, [&](auto a, auto b) { return blockpack::entropy_increase(a, b, {}, how); });
+}
+double nepenthe(WeightView w, const blockpack::Execution&) {
+  return of_floats(w, [](auto view) {
+    blockpack::NepentheScore score(view.cols());
+    score.add(view);
+    return score.score();
+  });
+}
 double neighbours(WeightView w, const blockpack::Execution& how) {
   return of_floats(w, [&](auto view) { return blockpack::kozachenko_leonenko_entropy(view, 5, how); });
 }
@@ -287,6 +390,14 @@ void add_entropy_rows(Suite& suite, const Options& options) {
       {"gaussian-f32", true, gaussian, gaussian_reference, 1e-9, kRows, false},
       {"spacings-f32", true, spacings, spacing_reference, 1e-9, 256, false},
       {"neighbours-f32", true, neighbours, nullptr, 0, 256},
+      {"statistics-bf16", false, statistics, value_entropy_reference},
+      {"statistics-f32", true, statistics, value_entropy_reference},
+      {"fields-bf16", false, fields, plug_in_reference},
+      {"pooled-gap-bf16", false, pooled_gap, gap_reference},
+      {"block-influence-f32", true, influence, influence_reference},
+      {"angular-distance-f32", true, angle, angle_reference},
+      {"entropy-increase-f32", true, increase, nullptr},
+      {"nepenthe-f32", true, nepenthe, nepenthe_reference, 1e-9, kRows, false},
   };
   const auto place = [](index_t rows, int threads) {
     return "/blockpack/N:" + std::to_string(rows) + "/K:" + std::to_string(kCols) +

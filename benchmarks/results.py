@@ -56,7 +56,7 @@ class Row:
 
 
 COUNTERS = ("GBps", "GOPS", "limit_fraction", "bits_per_weight", "rel_error", "streams", "tokens_per_s",
-            "outside")
+            "outside", "peak_matrices")
 UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 

@@ -6,8 +6,8 @@
 
 namespace bench {
 
-/// Compressed schemes with rows of their own: every kind of block, in one size. Any other scheme of the registry is
-/// added to the suite with --scheme.
+/// Compressed schemes whose products have rows: every kind of block, in one size. Any other scheme of the registry is
+/// added to the suite with --scheme. (Every listed format is encoded and decoded.)
 std::vector<std::string>& measured_schemes();
 
 }  // namespace bench

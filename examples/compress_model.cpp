@@ -111,8 +111,8 @@ int run(int argc, char** argv) {
   auto* quality = app.add_subcommand("quality", "Bits per byte of the embedded model under every kind of scheme");
   quality->add_option("--data", q.data, "Folder of the embedded model");
   quality->add_option("--out", q.out, "The tables to write");
-  quality->add_option("--scope", q.scope, "linears, all, both, or structured: another page")
-      ->check(CLI::IsMember({"linears", "all", "both", "structured"}));
+  quality->add_option("--scope", q.scope, "linears, all, both; structured and sparse: other pages")
+      ->check(CLI::IsMember({"linears", "all", "both", "structured", "sparse"}));
   quality->add_option("--windows", q.windows, "Windows of the text to score")->check(CLI::Range(1, 1 << 20));
   quality->add_option("--discquant-steps", q.discquant_steps, "Steps of DiscQuant end to end")
       ->check(CLI::Range(8, 1 << 20));

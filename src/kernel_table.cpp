@@ -25,6 +25,7 @@ constexpr Step kSteps[] = {
        install_dense_scalar(t.dense, f);
        install_block_sparse_scalar(t.block_sparse, f);
        install_codes_scalar(t.codes, f);
+       install_two_four_scalar(t.two_four, f);
        install_couple_scalar(t.couple, f);
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
@@ -38,6 +39,7 @@ constexpr Step kSteps[] = {
        install_dense_avx2(t.dense, f);
        install_block_sparse_avx2(t.block_sparse, f);
        install_codes_avx2(t.codes, f);
+       install_two_four_avx2(t.two_four, f);
        install_couple_avx2(t.couple, f);
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
@@ -52,6 +54,7 @@ constexpr Step kSteps[] = {
        install_dense_avx512(t.dense, f);
        install_block_sparse_avx512(t.block_sparse, f);
        install_codes_avx512(t.codes, f);
+       install_two_four_avx512(t.two_four, f);
        install_couple_avx512(t.couple, f);
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
@@ -74,6 +77,7 @@ constexpr Step kSteps[] = {
        install_dense_avx512bf16(t.dense, f);
        install_block_sparse_avx512bf16(t.block_sparse, f);
        install_codes_avx512bf16(t.codes, f);
+       install_two_four_avx512bf16(t.two_four, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AMX)
@@ -90,6 +94,7 @@ constexpr Step kSteps[] = {
        install_dense_neon(t.dense, f);
        install_block_sparse_neon(t.block_sparse, f);
        install_codes_neon(t.codes, f);
+       install_two_four_neon(t.two_four, f);
        install_couple_neon(t.couple, f);
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);

@@ -23,10 +23,10 @@ std::unique_ptr<Product> make_block_sparse_product(const Request& r) {
 
 std::vector<std::string>& measured_schemes() {
   static std::vector<std::string> schemes = {
-      "int8-g128", "int8-row", "int4-g32",  "int3-g32", "int2-g32",     "mxfp8-e4m3", "mxfp6-e2m3",
-      "mxfp4",     "nvfp4",    "bfp12-b32", "nf4-b64",  "ternary-g256", "q4_0",       "q4_1",
-      "q5_0",      "q5_1",     "q8_0",      "q2_k",     "q3_k",         "q4_k",       "q5_k",
-      "q6_k",      "iq4_nl",   "iq4_xs",    "tq1_0",    "tq2_0",        "ggml-mxfp4", "ggml-nvfp4"};
+      "int8-g128", "int8-row",  "int4-g32",   "int3-g32",     "int2-g32", "mxfp8-e4m3", "mxfp6-e2m3", "mxfp4",
+      "nvfp4",     "bfp12-b32", "nf4-b64",    "ternary-g256", "q4_0",     "q4_1",       "q5_0",       "q5_1",
+      "q8_0",      "q2_k",      "q3_k",       "q4_k",         "q5_k",     "q6_k",       "iq4_nl",     "iq4_xs",
+      "tq1_0",     "tq2_0",     "ggml-mxfp4", "ggml-nvfp4",   "2:4-bf16"};
   return schemes;
 }
 
@@ -59,8 +59,8 @@ void add_blockpack(Contestants& all) {
   all.implementations.push_back(
       {"dense",
        [](const std::string& scheme, index_t m, index_t n, index_t k, bool) {
-         return structured(scheme) || pruned_blocks(scheme) ||
-                (scheme != "f32" && scheme != "bf16" && m >= 32 && n == 4096 && k == 4096);
+         if (structured(scheme) || pruned_blocks(scheme) || scheme.rfind("2:4-", 0) == 0) return true;
+         return scheme != "f32" && scheme != "bf16" && m >= 32 && n == 4096 && k == 4096;
        },
        [](const Request& r) { return make_row_product<blockpack::DenseFormat<blockpack::bf16>>(r); }});
 }

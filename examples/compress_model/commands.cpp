@@ -10,6 +10,9 @@
 #include <map>
 #include <optional>
 #include <string_view>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "blockpack/io/atomic_file.hpp"
 #include "blockpack/recipe/auto_plan.hpp"
@@ -124,6 +127,9 @@ int list_schemes() {
 }
 
 int compress(const CompressArguments& arguments, const blockpack::Execution& how) {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);  // matrices that are freed do not stay with the process
+#endif
   blockpack::Recipe recipe = blockpack::Recipe::load(arguments.recipe);
   blockpack::CompressOptions options;
   options.panel_budget = arguments.budget_mib << 20;

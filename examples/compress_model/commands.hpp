@@ -38,7 +38,7 @@ struct CalibrateArguments {
 
 struct QualityArguments {
   std::string data, out = "quality.md";
-  std::string scope = "both";  ///< linears, all or both; structured: a page of its own
+  std::string scope = "both";  ///< linears, all or both; structured, sparse: pages of their own
   std::int64_t windows = 128;  ///< of the test text
   int discquant_steps = 512;
 };

@@ -5,11 +5,14 @@
 /// weights.
 /// docs/sparsity.md.
 
+#include "blockpack/sparse/armor_matrix.hpp"
 #include "blockpack/sparse/block_sparse.hpp"
 #include "blockpack/sparse/exchange.hpp"
 #include "blockpack/sparse/mask.hpp"
 #include "blockpack/sparse/n_m.hpp"
+#include "blockpack/sparse/prune/armor.hpp"
 #include "blockpack/sparse/prune/criterion.hpp"
+#include "blockpack/sparse/prune/icbs.hpp"
 #include "blockpack/sparse/prune/mask_search.hpp"
 #include "blockpack/sparse/prune/nowag.hpp"
 #include "blockpack/sparse/prune/refit.hpp"

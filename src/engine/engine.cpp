@@ -125,6 +125,23 @@ class TransposedPanels final : public PanelSource {
   const RowSource& w_;
 };
 
+/// y = epilogue(x · Wᵀ) from 2:4 weights; `mode` is neither automatic nor int8_token. Selections halve the
+/// multiply-adds whatever the number of tokens; what beats them is tiles, or dots without selections, in bf16.
+void multiply_two_four(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
+                       const ApplyOptions& how, const PackedWeights* gate) {
+  const kernels::KernelTable& table = kernels::table_for(w.level());
+  const bool few = x.rows() <= kernels::kTwoFourTokens && !how.execution.batch_invariant;
+  const bool has_dots = few ? table.two_four.few_f32_bf16_bf16.fn != nullptr
+                            : table.dense.block_bf16.multiply.fn != nullptr && x.cols() > 0;
+  const bool dots = mode == Activations::bf16 && w.type() == WeightType::bf16 && has_dots;
+  const Product p{table.dense,  dots ? Path::bf16 : Path::f32, mode, x, y.cols(), x.cols(), y, how.epilogue,
+                  how.execution};
+  with_gate(p, gate, [&](const Product& q, const Gate<PackedWeights>& g) {
+    if (dots && !few) return multiply_two_four_panels(q, table.two_four, w, g);
+    multiply_selected(q, table.two_four, w, g);
+  });
+}
+
 }  // namespace
 }  // namespace engine
 
@@ -171,6 +188,7 @@ void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations 
   const kernels::DenseKernels& kernels = kernels::table_for(w.level()).dense;
   const bool bf16_weights = w.type() == WeightType::bf16;
   mode = resolve(mode, bf16_weights ? 16.0 : 32.0, w.level());
+  if (w.layout() == WeightLayout::two_four) return engine::multiply_two_four(x, w, y, mode, how, gate);
   const bool invariant = how.execution.batch_invariant;
   bool few = x.rows() <= engine::kFewTokens && x.cols() > 0;
   Path path = Path::f32;

@@ -82,7 +82,8 @@ void pack_panel(const kernels::DenseKernels& kernels, const RowSource& w, Weight
 
 }  // namespace engine
 
-std::size_t PackedWeights::bytes_needed(MatrixShape shape, WeightType type, Isa /*level*/) {
+std::size_t PackedWeights::bytes_needed(MatrixShape shape, WeightType type, Isa /*level*/, WeightLayout layout) {
+  if (layout == WeightLayout::two_four) return engine::two_four_bytes(shape, type);
   const index_t panels = ceil_div(shape.rows, kernels::kPanelColumns);
   const index_t panel_bytes =
       checked_mul(engine::padded_depth(type, shape.cols), engine::panel_row_bytes(type), "PackedWeights");
@@ -90,17 +91,22 @@ std::size_t PackedWeights::bytes_needed(MatrixShape shape, WeightType type, Isa 
 }
 
 PackedWeights PackedWeights::pack(const RowSource& w, WeightType type, const Execution& how,
-                                  std::span<std::byte> memory) {
+                                  std::span<std::byte> memory, WeightLayout layout) {
   PackedWeights packed;
   packed.level_ = how.level();
+  packed.layout_ = layout;
   packed.shape_ = {w.rows, w.cols};
   packed.type_ = type;
-  packed.bytes_ = bytes_needed(packed.shape_, type, packed.level_);
+  packed.bytes_ = bytes_needed(packed.shape_, type, packed.level_, layout);
   if (packed.bytes_ == 0) return packed;
   const std::shared_ptr<std::byte> block = engine::packed_memory("PackedWeights::pack", memory, packed.bytes_);
   std::byte* dst = block.get();
   packed.owner_ = block;
   packed.data_ = dst;
+  if (layout == WeightLayout::two_four) {
+    engine::pack_two_four(w, type, how, dst);
+    return packed;
+  }
   const kernels::DenseKernels& kernels = kernels::table_for(packed.level_).dense;
   const index_t row_bytes = engine::panel_row_bytes(type);
   const index_t panel_bytes = engine::padded_depth(type, w.cols) * row_bytes;

@@ -9,6 +9,7 @@
 #include "kernels/codes/codes_kernels.hpp"
 #include "kernels/dense/dense_kernels.hpp"
 #include "kernels/int8/int8_kernels.hpp"
+#include "kernels/two_four/two_four_kernels.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace engine {
@@ -179,6 +180,12 @@ inline constexpr index_t kStageBytes = 16 * RowSource::kColumnStep * 4 + RowSour
 void pack_panel(const kernels::DenseKernels& kernels, const RowSource& w, WeightType type, index_t panel, index_t k0,
                 index_t count, std::byte* dst, std::byte* stage);
 
+/// The packed form of WeightLayout::two_four (kernels/two_four/two_four_kernels.hpp): its bytes, and those of a panel
+/// of 16 rows; its values, from rows of which every four neighbours have two that are not 0 at most.
+std::size_t two_four_bytes(MatrixShape shape, WeightType type);
+index_t two_four_panel_bytes(WeightType type, index_t k);
+void pack_two_four(const RowSource& w, WeightType type, const Execution& how, std::byte* dst);
+
 /// y = epilogue(x · Wᵀ) by blocks, by panels read once, and by rows in place.
 void multiply_blocks(const Product& p, const PanelSource& w, const Gate<PanelSource>& gate = {});
 void multiply_few(const Product& p, const PackedWeights& w, const Gate<PackedWeights>& gate = {});
@@ -193,6 +200,13 @@ void multiply_int8(const Product& p, const kernels::Int8Kernels& kernels, const 
 /// y = epilogue(x · Wᵀ) by bf16 blocks that are decoded beside the products with the ones before. K > 0.
 void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w,
                           const Gate<PackedCodes>& gate = {});
+void multiply_two_four_panels(const Product& p, const kernels::TwoFourKernels& kernels, const PackedWeights& w,
+                              const Gate<PackedWeights>& gate = {});
+
+/// y = epilogue(x · Wᵀ) from 2:4 weights by selected activations. f32: any number of tokens, a token has the same bits
+/// in every batch; bf16: up to kernels::kTwoFourTokens.
+void multiply_selected(const Product& p, const kernels::TwoFourKernels& kernels, const PackedWeights& w,
+                       const Gate<PackedWeights>& gate = {});
 
 /// Rows [row, row + rows) and columns [col, col + cols) of y from their sums.
 void finish(const Product& p, const float* sums, index_t sums_row, index_t sums_panel, index_t row, index_t rows,

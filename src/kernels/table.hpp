@@ -16,6 +16,7 @@
 #include "kernels/quant/quant_kernels.hpp"
 #include "kernels/select/select_kernels.hpp"
 #include "kernels/slot.hpp"
+#include "kernels/two_four/two_four_kernels.hpp"
 
 namespace blockpack::kernels {
 
@@ -26,6 +27,7 @@ struct KernelTable {
   BlockSparseKernels block_sparse;
   CodeKernels codes;
   Int8Kernels int8;
+  TwoFourKernels two_four;
   CoupleKernels couple;
   ConvertKernels convert;
   HistogramKernels histogram;
@@ -41,6 +43,7 @@ void visit_slots(const KernelTable& table, Visitor&& visit) {
   visit_slots(table.block_sparse, [&](const char* name, const auto& slot) { visit("block_sparse", name, slot); });
   visit_slots(table.codes, [&](const char* name, const auto& slot) { visit("codes", name, slot); });
   visit_slots(table.int8, [&](const char* name, const auto& slot) { visit("int8", name, slot); });
+  visit_slots(table.two_four, [&](const char* name, const auto& slot) { visit("two_four", name, slot); });
   visit_slots(table.couple, [&](const char* name, const auto& slot) { visit("couple", name, slot); });
   visit_slots(table.convert, [&](const char* name, const auto& slot) { visit("convert", name, slot); });
   visit_slots(table.histogram, [&](const char* name, const auto& slot) { visit("histogram", name, slot); });

@@ -180,16 +180,23 @@ using blockpack::find_non_finite;
 }  // namespace
 
 template <class T>
+void check_finite(const char* function, MatrixView<const T> w) {
+  const MatrixShape bad = find_non_finite(w);
+  if (bad.rows >= 0)
+    throw ValueError(std::string(function) + ": w is not finite at row " + std::to_string(bad.rows) + ", column " +
+                     std::to_string(bad.cols));
+}
+template void check_finite(const char*, MatrixView<const float>);
+template void check_finite(const char*, MatrixView<const double>);
+
+template <class T>
 void check_layer(const char* function, MatrixView<const T> w, MatrixShape q, const GramMatrix& h) {
   const std::string name(function);
   if (q != w.shape()) throw ShapeError(name + ": q is " + to_string(q) + ", " + to_string(w.shape()) + " needed");
   if (h.in_features() != w.cols())
     throw ShapeError(name + ": h has " + std::to_string(h.in_features()) + " features, w has " +
                      std::to_string(w.cols()) + " columns");
-  const MatrixShape bad = find_non_finite(w);
-  if (bad.rows >= 0)
-    throw ValueError(name + ": w is not finite at row " + std::to_string(bad.rows) + ", column " +
-                     std::to_string(bad.cols));
+  check_finite(function, w);
 }
 template void check_layer(const char*, MatrixView<const float>, MatrixShape, const GramMatrix&);
 template void check_layer(const char*, MatrixView<const double>, MatrixShape, const GramMatrix&);

@@ -34,6 +34,10 @@ void multiply(MatrixView<const float> x, MatrixView<const float> w, MatrixView<c
 void multiply(MatrixView<const double> x, MatrixView<const double> w, MatrixView<const double> residual,
               MatrixView<double> y, const Execution& how);
 
+/// ValueError naming the first place where w is not finite. T is float or double.
+template <class T>
+void check_finite(const char* function, MatrixView<const T> w);
+
 /// ShapeError unless w, q and h fit together; ValueError when w is not finite. T is float or double.
 template <class T>
 void check_layer(const char* function, MatrixView<const T> w, MatrixShape q, const GramMatrix& h);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Rows of the quantization formats through the kernels of the active level. What the kernels do not cover (roundings
-/// other than half to even, the mse scale rule, mantissas of other widths) runs the reference.
+/// other than half to even, the mse scale rule, mantissas of other widths read or with their lowest code) runs the
+/// reference.
+
+#include <bit>
+#include <cmath>
 
 #include "blockpack/quant.hpp"
 #include "quant/block_code.hpp"
@@ -14,9 +18,43 @@ namespace {
 
 std::uint16_t* bits_of(bf16* p) noexcept { return reinterpret_cast<std::uint16_t*>(p); }
 
+/// One whole block of symmetric mantissas of any width, half to even: v / step is exact in double, where the sum with
+/// 1.5 * 2^52 has it rounded in its lowest bits.
+void encode_half_even(const Bfp& f, const float* w, std::uint8_t* scale, std::uint8_t* codes) noexcept {
+  const auto count = static_cast<std::size_t>(f.block);
+  *scale = Bfp::exponent_of({w, count});
+  const double limit = static_cast<double>((1 << (f.mantissa_bits - 1)) - 1);
+  const double steps = *scale == 0 ? 0.0 : std::ldexp(1.0, -f.step_exponent(*scale));
+  const std::uint32_t mask = (1u << f.mantissa_bits) - 1;
+  std::uint32_t m[detail::kMaxBlock];
+  for (std::size_t i = 0; i < count; ++i) {
+    const double v = static_cast<double>(w[i]) * steps;
+    const double inside = v > limit ? limit : (v < -limit ? -limit : (v == v ? v : 0.0));
+    m[i] = static_cast<std::uint32_t>(std::bit_cast<std::uint64_t>(inside + 0x1.8p52)) & mask;
+  }
+  std::uint64_t pending = 0;
+  int held = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    pending |= std::uint64_t{m[i]} << held;
+    held += f.mantissa_bits;
+    if (held < 32) continue;
+    for (int byte = 0; byte < 4; ++byte) *codes++ = static_cast<std::uint8_t>(pending >> 8 * byte);
+    pending >>= 32;
+    held -= 32;
+  }
+  for (; held > 0; held -= 8, pending >>= 8) *codes++ = static_cast<std::uint8_t>(pending);
+}
+
 }  // namespace
 
 void Bfp::encode_compiled(const EncodeRow& row, std::uint8_t* scales, std::uint8_t* codes) const {
+  if (rounding == Rounding::half_even && !asymmetric && !kernels::encodes(*this) && row.importance.empty()) {
+    EncodeRow rest = row;
+    const auto whole = static_cast<std::size_t>(block);
+    for (; rest.weights.size() >= whole; rest.weights = rest.weights.subspan(whole), codes += code_bytes())
+      encode_half_even(*this, rest.weights.data(), scales++, codes);
+    return detail::encode_block_row_reference(*this, rest, scales, codes);
+  }
   if (!kernels::encodes(*this) || !row.importance.empty())
     return detail::encode_block_row_reference(*this, row, scales, codes);
   const kernels::BlockCoder<Bfp> coder(*this, row.non_finite);

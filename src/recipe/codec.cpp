@@ -67,6 +67,34 @@ std::string RoundingSteps::suffix() const {
          (polish ? "+polish" : "");
 }
 
+index_t RoundingSteps::working_bytes(MatrixShape shape) const {
+  const index_t side = std::max(shape.rows, shape.cols);
+  checked_mul(checked_mul(side, side, "working_bytes"), 64 * index_t{sizeof(float)}, "working_bytes");  // all below
+  const index_t weights = shape.rows * shape.cols, gram = shape.cols * shape.cols;
+  const index_t panel = std::min<index_t>(512, shape.rows) * shape.cols;  // of rows that are done at once
+  const index_t gradients = 2 * gram + 3 * panel;  // H and H packed; differences, their products, packed differences
+  const index_t descent = polish ? gradients : 0;
+  index_t floats = 0;
+  switch (start) {
+    case Start::nearest:
+      floats = descent;
+      break;
+    case Start::gptq:  // H and its factor, then errors beside the factor, and half of what is multiplied, packed
+      floats = std::max(gram + std::max(gram, weights) + side * shape.cols / 2, descent);
+      break;
+    case Start::flexround:  // divisors, their moments
+      floats = gradients + 3 * panel;
+      break;
+    case Start::discquant:  // neighbours, x, gradients, moments; the weights of a step, their difference
+      floats = 8 * weights + 2 * gram + std::min<index_t>(2048, shape.rows) * shape.cols;
+      break;
+    case Start::awq:  // H of the scaled problem in double, twice: whole and a half
+      floats = 2 * weights + gradients + (polish ? 3 * gram : 0);
+      break;
+  }
+  return floats * index_t{sizeof(float)};
+}
+
 void RoundingSteps::choose(MatrixView<const float> w, const EncodeOptions& options, WeightGrids& grids,
                            MatrixView<float> q) const {
   const auto choose_start = [&](const Execution& how) {

@@ -57,6 +57,16 @@ const FrontierPoint* best_within_error(std::span<const FrontierPoint> points, do
   return best;
 }
 
+std::vector<MenuEntry> measured_menu(MatrixView<const float> w, std::span<const std::string> schemes,
+                                     const FrontierOptions& options, const Registry& registry) {
+  std::vector<MenuEntry> menu;
+  for (const FrontierPoint& p : scheme_frontier(w, schemes, options, registry))
+    if (p.best)
+      menu.push_back(
+          {p.scheme, 8.0 * static_cast<double>(p.bytes) / static_cast<double>(w.rows() * w.cols()), p.error * p.error});
+  return menu;
+}
+
 std::vector<std::string> structured_menu(MatrixShape shape, double share, const std::string& factors,
                                          const std::string& algorithms) {
   if (!(share > 0 && share <= 1)) throw ValueError(fmt::format("structured_menu: share = {}, in (0, 1] needed", share));

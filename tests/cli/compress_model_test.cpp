@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program compress_model as people run it: what it prints, what it refuses, what a kill leaves behind.
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -40,7 +41,11 @@ TEST_CASE("schemes lists every format with its bits, then the algorithms", "[cli
   for (const ListedScheme& s : Registry::standard().listed()) CHECK(has(result.out, "\n" + s.scheme + " "));
   CHECK(has(result.out, "int4-g32                4.5000"));
   CHECK(has(result.out, "mxfp4                   4.2500"));
-  CHECK(has(result.out, "nearest"));
+  for (const SchemeAlgorithm& a : Registry::standard().algorithms()) {
+    CAPTURE(a.name, result.out);
+    CHECK(has(result.out, fmt::format("\n  {:<16} {}\n  {:<16} takes ", a.name, a.what, "")));
+  }
+  CHECK(has(result.out, "takes hadamard, lowrank, monarch, blast\n"));  // `whiten`
 }
 
 TEST_CASE("inspect shows tensors, entropies and the ranking of the blocks", "[cli]") {
@@ -412,6 +417,48 @@ TEST_CASE("a 4 GiB model with a tensor of 1 GiB is compressed in less than 512 M
   if (!kSanitized && std::getenv("BLOCKPACK_BUDGET") == nullptr) CHECK(peak < 512.0);
   const ProcessResult verified = run({"verify", folder / "out"});
   CHECK(verified.exit_code == 0);
+}
+
+TEST_CASE("algorithms take no more memory than is printed", "[cli][slow]") {
+  const TemporaryFolder folder;
+  // Peak memory in MiB, and the bound of what holds whole matrices.
+  const auto compress = [&](const std::string& scheme, MatrixShape shape, const char* panels) {
+    SyntheticModel model;
+    model.cols = shape.cols;
+    model.bytes = model.largest_bytes = static_cast<std::uint64_t>(shape.rows * shape.cols) * 2;
+    write_synthetic_model(folder / "in", model);
+    const ProcessResult result = run({"compress", "-r", scheme, "--budget", panels, "--calibration",
+                                      folder.path().string(), folder / "in", folder / "out"});
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    const std::size_t whole = result.out.find("MiB at most");
+    return std::pair(number_behind(result.out, "peak memory "),
+                     whole == std::string::npos ? 0.0 : number_behind(result.out, "holds whole matrices: "));
+  };
+  const double program = compress("int4-g32", {64, 1024}, "1").first;
+  constexpr double kScratch = 8.0;  // of the engine and the allocator, for both threads
+  const index_t large = budget<index_t>(2048, 128), small = budget<index_t>(1024, 64);  // what takes hundreds of steps
+  for (const auto& [scheme, shape] : {std::pair("int4-g32+gptq", MatrixShape{large, large}),
+                                      {"nvfp4+gptq", {2 * large, large}},
+                                      {"int4-g32+polish", {large / 2, large}},
+                                      {"int4-g32+awq", {large, large}},
+                                      {"int4-g32+awq+polish", {large / 2, large}},
+                                      {"int4-g32+flexround", {small / 2, small}},
+                                      {"int4-g32+discquant", {small / 2, small}}}) {
+    GramMatrix gram(shape.cols);
+    std::vector<float> x(static_cast<std::size_t>(256 * shape.cols));
+    fill_normal(x, 3);
+    gram.add(MatrixView<const float>(x.data(), 256, shape.cols));
+    CalibrationFolder(folder.path()).write("embed.weight", gram, {});
+    const auto [peak, said] = compress(scheme, shape, "256");
+    const double taken = peak - program - 4.0 * static_cast<double>(shape.cols * shape.cols) / (1 << 20);  // XᵀX
+    CAPTURE(scheme, to_string(shape), program, peak, taken, said);
+    CHECK(said > 0);
+    if (!kSanitized && std::getenv("BLOCKPACK_BUDGET") == nullptr) {
+      CHECK(taken < said + kScratch);
+      CHECK(taken > 0.6 * said);
+    }
+  }
 }
 
 }  // namespace

@@ -11,6 +11,8 @@
 #include "blockpack/quant.hpp"
 #include "blockpack/quant/input_transforms.hpp"
 #include "blockpack/sparse/block_sparse.hpp"
+#include "blockpack/sparse/n_m.hpp"
+#include "blockpack/sparse/prune/criterion.hpp"
 #include "blockpack/structured.hpp"
 #include "blockpack/structured/bone.hpp"
 #include "blockpack/structured/lora.hpp"
@@ -22,6 +24,15 @@ namespace {
 
 using Sections = std::span<const Section>;
 
+/// The weights of a format that does not store all of them.
+template <RowFormat Format>
+void prune(const Format&, MatrixView<float>) {}
+template <RowFormat Values>
+void prune(const NmFormat<Values>& format, MatrixView<float> w) {
+  const NmLayout& n_m = format.layout();
+  prune_mask(w, magnitude(), MaskPattern::nm(n_m.keep, n_m.of, Tail::short_group)).apply(w);
+}
+
 /// A row matrix in the given format.
 template <RowFormat Format>
 Operator rows(const Format& format, PackPolicy policy = {}) {
@@ -29,8 +40,10 @@ Operator rows(const Format& format, PackPolicy policy = {}) {
   Operator form;
   form.name = format.scheme();
   form.make = [format, policy](MatrixShape shape, std::uint64_t seed) -> AnyLinear {
-    const std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
-    return Matrix::encode(MatrixView<const float>(w.data(), shape.rows, shape.cols), format, {}, policy);
+    std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
+    const MatrixView<float> view(w.data(), shape.rows, shape.cols);
+    prune(format, view);
+    return Matrix::encode(view, format, {}, policy);
   };
   form.reopen = [format, policy](const AnyLinear&, MatrixShape shape, Sections sections) -> AnyLinear {
     return Matrix::from_sections(shape, format, sections, policy);
@@ -745,6 +758,11 @@ const std::vector<Operator>& operators() {
       rows(Ggml{GgmlType::tq2_0}),
       rows(Ggml{GgmlType::mxfp4}),
       rows(Ggml{GgmlType::nvfp4}),
+      rows(NmFormat<DenseFormat<bf16>>()),
+      rows(NmFormat<DenseFormat<float>>()),
+      rows(NmFormat(NmLayout{}, GroupInt{.bits = 4, .group_size = 32})),
+      rows(NmFormat<DenseFormat<bf16>>({4, 8})),
+      rows(NmFormat<DenseFormat<bf16>>({1, 4})),
       block_sparse({32, 32}, DenseFormat<bf16>{}),
       block_sparse({16, 32}, DenseFormat<float>{}),
       block_sparse({1, 1}, DenseFormat<bf16>{}),

@@ -279,6 +279,10 @@ TEST_CASE("every slot of every table is filled by a level the table may use, bf1
           // The bf16 dots may be missing: where a level has no such instruction the engine takes the f32 path. So may
           // products with packed codes: rows are decoded instead. And products of int8, on levels without integer dots.
           if (std::string(family) == "codes" || std::string(family) == "int8") return;
+          if (std::string(family) == "two_four") {
+            REQUIRE(std::string(name) == "few_f32_bf16_s24bf16");
+            return;
+          }
           const std::string of = family, slot_name = name;
           REQUIRE((of == "dense" || of == "block_sparse"));
           REQUIRE(

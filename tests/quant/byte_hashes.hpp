@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// One hash per scheme over the stored bytes of weights that are hard to quantize. The expected hashes lie in
-/// tests/golden/quantization/bytes.txt; every level, compiler, set of flags and architecture must give them.
+/// One hash per scheme (formats of rows, PTQ1.61, rotated ones) over the stored bytes of weights that are hard to
+/// quantize. The expected hashes lie in tests/golden/quantization/bytes.txt; every level, compiler, set of flags and
+/// architecture must give them.
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "blockpack/quant.hpp"
 #include "quant/rows.hpp"
@@ -49,10 +54,10 @@ void for_each_format(const Visitor& visit) {
   for (const GgmlType type : Ggml::kTypes) visit(Ggml{type});
 }
 
-/// FNV-1a of all sections of a 3 x 509 matrix of every kind of weights, with importance or without; the blocks of ggml,
-/// whose encoders differ, with it and then without.
-template <class Format>
-std::uint64_t byte_hash(const Format& format, bool weighted) {
+/// FNV-1a of what encode(w, options, add) adds for a 3 x 509 matrix of every kind of weights, with importance or
+/// without.
+template <class Encode>
+std::uint64_t byte_hash(bool weighted, const Encode& encode) {
   constexpr index_t kRows = 3;
   constexpr index_t kCols = 509;
   std::uint64_t hash = 0xcbf29ce484222325u;
@@ -63,17 +68,9 @@ std::uint64_t byte_hash(const Format& format, bool weighted) {
   if (weighted) options.importance = MatrixView<const float>(importance.data(), 1, kCols);
   for (const Weights kind : kAllWeights) {
     const std::vector<float> w = make_weights(kind, static_cast<std::size_t>(kRows * kCols), 42);
-    const auto add = [&] {
-      for (const auto& section : encode_matrix(format, MatrixView<const float>(w.data(), kRows, kCols), options))
-        for (const std::byte b : section) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001b3u;
-    };
-    add();
-    if constexpr (std::is_same_v<Format, Ggml>) {
-      const auto importance_view = options.importance;
-      options.importance = {};
-      add();
-      options.importance = importance_view;
-    }
+    encode(MatrixView<const float>(w.data(), kRows, kCols), options, [&](std::span<const std::byte> section) {
+      for (const std::byte b : section) hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001b3u;
+    });
   }
   return hash;
 }
@@ -81,17 +78,40 @@ std::uint64_t byte_hash(const Format& format, bool weighted) {
 /// Calls visit("mxfp4 0123456789abcdef") for every format; those that search with importance only have two lines.
 template <class Visit>
 void for_each_hash_line(const Visit& visit) {
+  const auto line = [&](const std::string& name, std::uint64_t hash) {
+    char hex[17];
+    std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(hash));
+    visit(name + " " + hex);
+  };
   for_each_format([&]<class Format>(const Format& format) {
-    const auto line = [&](const std::string& name, bool weighted) {
-      char hex[17];
-      std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(byte_hash(format, weighted)));
-      visit(name + " " + hex);
+    const auto encode = [&](MatrixView<const float> w, EncodeOptions options, const auto& add) {
+      for (const auto& section : encode_matrix(format, w, options)) add(section);
+      if constexpr (std::is_same_v<Format, Ggml>) {  // whose encoders without importance are others
+        options.importance = {};
+        for (const auto& section : encode_matrix(format, w, options)) add(section);
+      }
     };
     constexpr bool searches =
         std::is_same_v<Format, Bfp> || std::is_same_v<Format, Nf4> || std::is_same_v<Format, StatsQ>;
-    line(format.scheme(), !searches);
-    if (searches) line(format.scheme() + "+importance", true);
+    line(format.scheme(), byte_hash(!searches, encode));
+    if (searches) line(format.scheme() + "+importance", byte_hash(true, encode));
   });
+  line("ptq1.61", byte_hash(false, [](MatrixView<const float> w, const EncodeOptions& options, const auto& add) {
+         std::vector<float> largest(static_cast<std::size_t>(w.cols()), 0.0f);
+         for (index_t r = 0; r < w.rows(); ++r)
+           for (std::size_t c = 0; c < largest.size(); ++c) largest[c] = std::max(largest[c], std::fabs(w.row(r)[c]));
+         for (const Section& s : Ptq161Matrix::encode(w, largest, options).sections()) add(s.data.bytes);
+       }));
+  const auto rotated = [&](const auto& format, index_t block) {
+    line(BlockHadamard(0, block).scheme() + "-" + format.scheme(),
+         byte_hash(false, [&](MatrixView<const float> w, const EncodeOptions& options, const auto& add) {
+           if (find_non_finite(w).rows >= 0) return;
+           for (const Section& s : encode_rotated(w, format, block, options).sections()) add(s.data.bytes);
+         }));
+  };
+  rotated(Mx{.element = MxElement::e2m1}, 32);
+  rotated(Nvfp4{}, 16);
+  rotated(GroupInt{.bits = 4, .group_size = 64}, 64);
 }
 
 }  // namespace blockpack::test

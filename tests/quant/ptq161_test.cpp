@@ -73,6 +73,52 @@ TEST_CASE("PTQ1.61 agrees with the reference on masks, values, loss and gradient
   REQUIRE(test::golden_complete(count, 1));
 }
 
+TEST_CASE("PTQ1.61 ranks channels by the statistic it is told and can fit 4 bits to the salient ones alone",
+          "[quant]") {
+  Sample s = sample();
+  for (index_t t = 0; t < 200; ++t)  // one outlier beside nothing in channel 1
+    s.x[static_cast<std::size_t>(t * 50 + 1)] = t == 0 ? 30.0f : 0.0f;
+  ColumnStats inputs(50);
+  inputs.add(s.inputs());
+  using Options = Ptq161StartOptions;
+  const Ptq161Layer largest = ptq161_start(s.weights(), inputs);
+  const Ptq161Layer mean = ptq161_start(s.weights(), inputs, {.statistic = Options::Statistic::mean_abs});
+  REQUIRE(largest.salient[1] == 1);
+  REQUIRE(mean.salient[1] == 0);
+  for (const std::size_t c : {std::size_t{0}, std::size_t{9}, std::size_t{18}}) REQUIRE(mean.salient[c] == 1);
+  REQUIRE(std::count(mean.salient.begin(), mean.salient.end(), 1) == ptq161_salient_count(50));
+
+  const Ptq161Layer narrow = ptq161_start(s.weights(), inputs, {.salient_range = true});
+  REQUIRE(narrow.salient == largest.salient);
+  REQUIRE(narrow.sign == largest.sign);
+  REQUIRE(narrow.mean == largest.mean);
+  REQUIRE(narrow.scale == largest.scale);
+  std::size_t finer = 0;
+  for (index_t r = 0; r < 24; ++r) {
+    const auto i = static_cast<std::size_t>(r);
+    float low = 0, high = 0;
+    for (std::size_t c = 0; c < 50; ++c)
+      if (narrow.salient[c] != 0) {
+        low = std::min(low, s.weights().row(r)[c]);
+        high = std::max(high, s.weights().row(r)[c]);
+      }
+    CHECK(narrow.grid[i].scale == Approx((high - low) / 15).epsilon(1e-6));
+    CHECK(narrow.grid[i].scale <= largest.grid[i].scale);
+    finer += narrow.grid[i].scale < largest.grid[i].scale ? 1 : 0;
+  }
+  REQUIRE(finer > 12);
+  const auto error = [&](const Ptq161Layer& layer) {  // of the salient channels
+    std::vector<float> values(24 * 50);
+    ptq161_values(s.weights(), layer, MatrixView<float>(values.data(), 24, 50));
+    double sum = 0;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      if (layer.salient[i % 50] != 0) sum += std::pow(static_cast<double>(values[i]) - static_cast<double>(s.w[i]), 2);
+    return sum;
+  };
+  REQUIRE(error(narrow) < error(largest));
+  REQUIRE_THROWS_AS(ptq161_start(s.weights(), ColumnStats(49)), ShapeError);
+}
+
 TEST_CASE("the gradients of PTQ1.61 are those of its loss", "[quant]") {
   const Sample s = sample();
   Ptq161Layer layer = ptq161_start(s.weights(), s.statistic);

@@ -6,8 +6,11 @@
 #include <vector>
 
 #include "blockpack/quant.hpp"
+#include "blockpack/quant/allocate.hpp"
+#include "blockpack/quant/hsic.hpp"
 #include "blockpack/quant/rounding.hpp"
 #include "blockpack/recipe.hpp"
+#include "blockpack/recipe/frontier.hpp"
 #include "recipe/model_support.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
@@ -77,6 +80,28 @@ TEST_CASE("the programs of the pages on dispatch and rounding run", "[recipe]") 
   if (!runs_here(Isa::avx2)) how.execution.isa = {};
   q.apply(x, layer.y, how);
   CHECK(q.shape() == w.shape());
+}
+
+TEST_CASE("the program of mixed precision runs", "[recipe]") {
+  const Layer layer;
+  const auto& w = layer.w;
+  const index_t samples = 4;
+  const std::vector<double> values(layer.x_values.begin(), layer.x_values.end());
+  const MatrixView<const double> x(values.data(), samples, 24), z(values.data() + 96, samples, 30);
+  const MatrixView<const double> actions(values.data() + 216, samples, 8);
+  // clang-format off
+  const auto targets = standardize_columns(actions);  // x, z and actions: a row for each sample, double
+  const HsicScore of_q = hsic_score(x, z, {targets.data(), samples, actions.cols()});
+
+  const std::vector<std::string> schemes = {"int2-g32", "int3-g32", "int4-g32", "int8-g32"};
+  const std::vector<MenuEntry> menu = measured_menu(w, schemes);  // bits, and the noise each leaves on w
+  const std::vector<AllocationTensor> tensors = {{"q", /*layer=*/0, w.rows() * w.cols(), of_q.score},
+                                                 {"v", /*layer=*/0, w.rows() * w.cols(), 0.1}};
+  const Allocation plan = allocate_bits(tensors, menu, /*bits per weight=*/3.5);  // menu[plan.choice[0]].name for q
+  // clang-format on
+  CHECK(of_q.score == of_q.target - of_q.input);
+  CHECK(menu.size() == schemes.size());
+  CHECK(plan.bits_per_weight <= 3.5);
 }
 
 TEST_CASE("the programs of the page on recipes run", "[recipe]") {

@@ -3,6 +3,7 @@
 /// Structured forms as schemes, the frontier of schemes on a matrix, and targets of shares.
 
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "blockpack/io/sharded.hpp"
@@ -111,6 +112,34 @@ TEST_CASE("the frontier orders schemes by bytes and marks those that no other be
   const FrontierPoint* close = best_within_error(points, 0.01);
   REQUIRE(close != nullptr);
   CHECK(close->scheme == "int8-g32");
+}
+
+TEST_CASE("a measured menu has the noise of each scheme on the matrix and serves the allocator", "[recipe]") {
+  const std::vector<float> w = sample();
+  const std::vector<std::string> schemes = {"int8-g32", "int3-g32", "int4-g32", "int4-g32-maxabs", "bf16"};
+  const std::vector<MenuEntry> menu = measured_menu(view_of(w), schemes);
+  REQUIRE(menu.size() == 4);  // of two with the same bits the better one
+  for (std::size_t i = 0; i < menu.size(); ++i) {
+    CAPTURE(menu[i].name);
+    const auto codec = Registry::standard().codec(menu[i].name);
+    CHECK(menu[i].bits_per_weight == codec->bits_per_weight({kOut, kIn}));
+    const AnyLinear form = encode_matrix(*codec, view_of(w));
+    std::vector<index_t> rows(static_cast<std::size_t>(kOut));
+    std::iota(rows.begin(), rows.end(), index_t{0});
+    std::vector<float> decoded(w.size());
+    form.decode_rows(rows, MatrixView<float>(decoded.data(), kOut, kIn));
+    double error = 0, norm = 0;
+    for (std::size_t k = 0; k < w.size(); ++k) {
+      error += std::pow(static_cast<double>(decoded[k]) - static_cast<double>(w[k]), 2);
+      norm += std::pow(static_cast<double>(w[k]), 2);
+    }
+    CHECK(menu[i].noise == Approx(error / norm).epsilon(1e-5));
+    if (i > 0) CHECK(menu[i].noise < menu[i - 1].noise);
+  }
+  const std::vector<AllocationTensor> tensors = {{"loud", 0, 100, 1.0}, {"quiet", 1, 100, 1e-3}};
+  const Allocation plan = allocate_bits(tensors, menu, 6.0);
+  CHECK(plan.choice[0] > plan.choice[1]);
+  CHECK(plan.bits_per_weight <= 6.0);
 }
 
 TEST_CASE("a menu of structured forms stays within its share", "[recipe][structured]") {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The program of docs/sparsity.md, and the check that the page shows what is compiled here.
+/// The programs of docs/sparsity.md, and the check that the page shows what is compiled here.
 
 #include <string>
 #include <vector>
 
+#include "blockpack/core/dense.hpp"
 #include "blockpack/sparse.hpp"
 #include "support/catch.hpp"
 #include "support/golden.hpp"
@@ -24,13 +25,39 @@ TEST_CASE("the program of the page on sparsity runs and is what the page shows",
   mask.apply(q);                                                     // q holds w
   const RefitReport refitted = refit(w, h, mask, q);                 // the least squares of what is kept
   const SparseGptReport chosen = sparsegpt(w, h, MaskPattern::nm(2, 4), q);
+  std::vector<double> importance;  // of the inputs
+  for (index_t j = 0; j < in; ++j) importance.push_back(h(j, j));
+  const auto [factors, fitted] = armor(w, importance, {.block = {8, 8}, .iterations = 100});  // W ≈ A (X ∘ M) B
   // clang-format on
   CHECK(refitted.loss_after < refitted.loss_before);
   CHECK(chosen.mask.is_nm(2, 4));
+  CHECK(factors.mask.is_nm(2, 4));
+  CHECK(fitted.best() < fitted.start());
+}
 
+TEST_CASE("the stored forms of the page on sparsity", "[sparse]") {
+  std::vector<float> values = test::random_weights(64, 64, 1);
+  const MatrixView<float> w(values.data(), 64, 64);
+  // clang-format off
+  prune_mask(w, magnitude(), MaskPattern::nm(2, 4)).apply(w);
+  const auto two_four = NmMatrix<DenseFormat<bf16>>::encode(w);
+  prune_mask(w, magnitude(), MaskPattern::blocks({32, 32}, 0.2)).apply(w);
+  const auto blocks = BlockSparse<DenseFormat<bf16>>::encode(w, {32, 32});
+  const Bsr bsr = blocks.to_bsr();
+  // clang-format on
+  CHECK(two_four.storage_bytes() == 64 * 64 / 2 * 2 + 64 * 64 / 8);
+  CHECK(bsr.indices.size() == 1);
+}
+
+TEST_CASE("the page on sparsity shows what is compiled here", "[sparse]") {
   const std::string page = test::read_file(std::string(BLOCKPACK_SOURCE_DIR) + "/docs/sparsity.md");
   const std::string source = test::read_file(std::string(BLOCKPACK_SOURCE_DIR) + "/tests/sparse/docs_test.cpp");
-  const std::size_t at = page.find("```cpp\n") + 7;
-  const std::string shown = page.substr(at, page.find("```", at) - at);
-  CHECK(source.find(shown) != std::string::npos);
+  int programs = 0;
+  for (std::size_t at = page.find("```cpp\n"); at != std::string::npos; at = page.find("```cpp\n", at), ++programs) {
+    at += 7;
+    const std::size_t end = page.find("```", at);
+    CHECK(source.find(page.substr(at, end - at)) != std::string::npos);
+    at = end + 3;
+  }
+  CHECK(programs == 2);
 }

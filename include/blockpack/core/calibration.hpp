@@ -5,10 +5,10 @@
 /// of its weights [out, in]. Filled batch by batch, merged across workers, then handed to rounding and pruning
 /// algorithms.
 ///
-///   ColumnStats    per input feature: L2 norm, absmax, mean |x|, mean x²    24 bytes a feature    (Wanda, scale
-///   search) GramMatrix     XᵀX, symmetric                                            4·in² bytes           (GPTQ,
-///   SparseGPT) SecondMoments  per weight: mean g², the diagonal of the Fisher matrix    8 bytes a weight      (Fisher
-///   pruning)
+///   type           holds                                                    memory              for
+///   ColumnStats    per input feature: L2 norm, absmax, mean |x|, mean x²    24 bytes a feature  Wanda, scale search
+///   GramMatrix     XᵀX, symmetric                                           4·in² bytes         GPTQ, SparseGPT
+///   SecondMoments  per weight: mean g², the diagonal of the Fisher matrix   8 bytes a weight    Fisher pruning
 ///
 /// Sums are in double, where the product of two floats is exact: contraction to fused operations changes nothing, so
 /// the numbers, and the codes chosen from them, are the same on every CPU, with every compiler and for every number of

@@ -51,23 +51,29 @@ BLOCKPACK_API bool decodes_codes(Isa level);
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
 
+/// What packed weights hold: all of them, or of four neighbours in a row two and their places (9/16 of the bytes in
+/// bf16), for matrices of which every four neighbours have two zeros at least.
+enum class WeightLayout : std::uint8_t { dense, two_four };
+
 /// Weights in the panel layout of one level. A cache: never written to disk, never moved between machines.
 class PackedWeights {
  public:
   PackedWeights() = default;
 
   /// Bytes of memory the packed form of an [rows, cols] matrix takes at that level.
-  BLOCKPACK_API static std::size_t bytes_needed(MatrixShape shape, WeightType type, Isa level);
+  BLOCKPACK_API static std::size_t bytes_needed(MatrixShape shape, WeightType type, Isa level,
+                                                WeightLayout layout = WeightLayout::dense);
 
   /// Packs `w` for `how.level()`, into `memory` when it is not empty. ShapeError if memory is too small or unaligned.
   BLOCKPACK_API static PackedWeights pack(const RowSource& w, WeightType type, const Execution& how,
-                                          std::span<std::byte> memory = {});
+                                          std::span<std::byte> memory = {}, WeightLayout layout = WeightLayout::dense);
 
   bool empty() const noexcept { return data_ == nullptr; }
   std::size_t bytes() const noexcept { return bytes_; }
   MatrixShape shape() const noexcept { return shape_; }
   WeightType type() const noexcept { return type_; }
   Isa level() const noexcept { return level_; }
+  WeightLayout layout() const noexcept { return layout_; }
   const std::byte* data() const noexcept { return data_; }
 
  private:
@@ -77,6 +83,7 @@ class PackedWeights {
   MatrixShape shape_;
   WeightType type_ = WeightType::f32;
   Isa level_ = Isa::scalar;
+  WeightLayout layout_ = WeightLayout::dense;
 };
 
 /// Codes and scales of a CodeFormat in the order of the kernels of few tokens, about as many bytes as the stored form:
@@ -108,7 +115,7 @@ class PackedCodes {
 /// y = epilogue(x · Wᵀ) from packed weights, at the level they were packed for. `mode` is not automatic.
 /// Shapes are the caller's to check (detail::check_apply_shapes). y may not overlap x.
 ///
-/// `gate`: weights of the same shape and level; the gate of the epilogue, which has none itself, is then
+/// `gate`: weights of the same shape, level and layout; the gate of the epilogue, which has none itself, is then
 /// diag(token_scales) · x · gateᵀ. x is prepared once, and each part of the gate is used while it lies in cache.
 BLOCKPACK_API void matmul(ActivationView x, const PackedWeights& w, ResultView y, Activations mode,
                           const ApplyOptions& how, const PackedWeights* gate = nullptr);

@@ -34,7 +34,8 @@ struct PackedOnce {
 /// Shared by the copies of an operator; safe to use from any number of threads.
 class PackedCache {
  public:
-  explicit PackedCache(PackPolicy policy) : policy_(policy) {}
+  explicit PackedCache(PackPolicy policy, WeightLayout layout = WeightLayout::dense)
+      : policy_(policy), layout_(layout) {}
 
   /// The packed weights for this call, or null when it must compute from the stored form. Packs on the first call of an
   /// `on_first_use` cache; an exception (out of memory) leaves the cache empty and the next call tries again. Without
@@ -43,7 +44,7 @@ class PackedCache {
     if (policy_.kind == PackPolicy::Kind::none) return nullptr;
     PackedOnce<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
     if (policy_.kind == PackPolicy::Kind::on_first_use && !released) {
-      std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how)); });
+      std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how, {}, layout_)); });
     }
     const bool usable = entry.ready.load(std::memory_order_acquire) && entry.packed.level() == how.level();
     return usable ? &entry.packed : nullptr;
@@ -66,7 +67,7 @@ class PackedCache {
   void pack_ahead(const RowSource& w, WeightType type, const Execution& how) {
     if (policy_.kind != PackPolicy::Kind::ahead && policy_.kind != PackPolicy::Kind::into) return;
     PackedOnce<PackedWeights>& entry = entries_[static_cast<std::size_t>(type)];
-    std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how, policy_.memory)); });
+    std::call_once(entry.once, [&] { entry.store(PackedWeights::pack(w, type, how, policy_.memory, layout_)); });
   }
 
   void pack_ahead(const CodeSource& w, const Execution& how) {
@@ -84,6 +85,7 @@ class PackedCache {
 
  private:
   PackPolicy policy_;
+  WeightLayout layout_;
   std::array<PackedOnce<PackedWeights>, 2> entries_;
   PackedOnce<PackedCodes> codes_;
 };

@@ -34,11 +34,17 @@ template <class F>
 concept Bf16Decodable = requires(const F& f, std::span<const std::byte* const> src, index_t i, std::span<bf16> dst) {
   f.decode_row_bf16(src, i, i, dst);
 };
+/// A format that may keep at most two of any four neighbours in a row, and then says so.
+template <class F>
+concept TwoFourFormat = RowFormat<F> && requires(const F& f) {
+  { f.two_four() } -> std::same_as<bool>;
+};
 }  // namespace detail
 
 /// W [out, in] in row format F: y [tokens, out] = epilogue(x [tokens, in] · Wᵀ).
 ///
-/// A dense format has a packed form, built as the pack policy says. A format of integer codes (CodeFormat) has one at
+/// A dense format has a packed form, built as the pack policy says, and so has one that keeps two of four, in bf16 or
+/// float32 whatever its values are stored in. A format of integer codes (CodeFormat) has one at
 /// levels that multiply codes: up to code_tokens() tokens meet the codes themselves, more meet panels decoded from them
 /// or, at levels that cannot, from the stored rows. So do all tokens of other formats, for which every policy acts as
 /// `none` (packed_bytes() is 0).
@@ -123,9 +129,9 @@ class RowMatrix {
   std::size_t packed_bytes_needed() const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     const Isa level = Execution().level();
-    if constexpr (detail::DenseRowFormat<F>)
+    if (const std::optional<WeightLayout> layout = weight_layout())
       return PackedWeights::bytes_needed(shape_, weight_type(resolve(Activations::automatic, mode_bits(), level)),
-                                         level);
+                                         level, *layout);
     if (code_spec_ && multiplies_codes(level)) return PackedCodes::bytes_needed(shape_, *code_spec_);
 #endif
     return 0;
@@ -225,9 +231,11 @@ class RowMatrix {
     stored_.resize(specs.size());
     for (std::size_t s = 0; s < specs.size(); ++s) bytes_per_row_[s] = specs[s].bytes_per_row;
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    cache_ = std::make_shared<PackedCache>(detail::DenseRowFormat<F> || CodeFormat<F> ? policy : PackPolicy::none());
+    const std::optional<WeightLayout> layout = weight_layout();
+    cache_ = std::make_shared<PackedCache>(layout || CodeFormat<F> ? policy : PackPolicy::none(),
+                                           layout.value_or(WeightLayout::dense));
     const Execution how;
-    if constexpr (detail::DenseRowFormat<F>) {
+    if (layout) {
       const bool ahead = policy.kind == PackPolicy::Kind::ahead || policy.kind == PackPolicy::Kind::into;
       if (ahead)
         cache_->pack_ahead(source(), weight_type(resolve(Activations::automatic, mode_bits(), how.level())), how);
@@ -261,14 +269,6 @@ class RowMatrix {
     if (released_) throw UnsupportedError(std::string(function) + ": the stored form of this operator was released");
   }
 
-  /// A dense matrix of bf16 is packed as bf16 for every mode; one of wider values as the mode computes.
-  static WeightType weight_type(Activations mode) noexcept {
-    if constexpr (detail::DenseRowFormat<F>) {
-      if (std::is_same_v<typename F::value_type, bf16>) return WeightType::bf16;
-    }
-    return mode == Activations::bf16 ? WeightType::bf16 : WeightType::f32;
-  }
-
   /// Whether such an apply multiplies packed codes as they are.
   bool by_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] const ApplyOptions& how) const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
@@ -283,6 +283,19 @@ class RowMatrix {
   }
 
 #if !defined(BLOCKPACK_HEADERS_ONLY)
+  /// How values are packed, of a format that has packed values.
+  std::optional<WeightLayout> weight_layout() const noexcept {
+    if constexpr (detail::DenseRowFormat<F>) return WeightLayout::dense;
+    if constexpr (detail::TwoFourFormat<F>) {
+      if (format_.two_four()) return WeightLayout::two_four;
+    }
+    return std::nullopt;
+  }
+  /// Values that are exact in bf16 are packed as bf16 for every mode; wider ones as the mode computes.
+  WeightType weight_type(Activations mode) const noexcept {
+    return format_.exact_in_bf16() || mode == Activations::bf16 ? WeightType::bf16 : WeightType::f32;
+  }
+
   /// Whether there are packed codes, or will be, and the level has kernels for them.
   bool packs_codes(const Execution& how) const {
     return code_spec_ && cache_->serves_codes() && multiplies_codes(how.level());
@@ -290,8 +303,8 @@ class RowMatrix {
 
   /// The packed form such an apply computes from, or null where it takes the stored one.
   auto packed_form([[maybe_unused]] index_t tokens, Activations mode, const ApplyOptions& how) const {
-    if constexpr (detail::DenseRowFormat<F>) {
-      return cache_->get(source(), weight_type(mode), how.execution, released_);
+    if constexpr (detail::DenseRowFormat<F> || detail::TwoFourFormat<F>) {
+      return weight_layout() ? cache_->get(source(), weight_type(mode), how.execution, released_) : nullptr;
     } else if constexpr (CodeFormat<F>) {
       const bool decoded = mode == Activations::bf16 && decodes_codes(how.execution.level());
       const bool codes = by_codes(tokens, how) || (packs_codes(how.execution) && (decoded || released_));

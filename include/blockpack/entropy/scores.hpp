@@ -4,12 +4,18 @@
 /// The scorers a block can be ranked by, each with the end that is removed first.
 ///
 /// From the weights alone:
-///   weight_entropy  H_N of Gardener                  low     value_entropy  H_V = -Σ q log q, q = |w|/Σ|w|   low
-///   (ours) l1, l2, abs_mean, abs_variance, abs_std          low     kurtosis       excess, of w high gaussian_entropy
-///   ½ log 2πe s²                   low     pooled_entropy_gap  mean over the other blocks  high
+///   weight_entropy      H_N of Gardener                                                low
+///   value_entropy       H_V = -Σ q log q, q = |w| / Σ|w| (ours)                        low
+///   l1, l2, abs_mean, abs_variance, abs_std                                            low
+///   kurtosis            excess, of w                                                   high
+///   gaussian_entropy    ½ log 2πe s²                                                   low
+///   histogram_entropy   256 bins over [min, max]                                       low
+///   pooled_entropy_gap  mean over the other blocks                                     high
 /// From activations (hidden states [tokens, features] before and after a block):
-///   block_influence 1 - mean cos    low     angular_distance  arccos(cos)/π    low     entropy_increase  H(after) -
-///   H(before)  low, from the depth on where H stops falling        nepenthe  binary entropy of rectifiers   low
+///   block_influence     1 - mean cos                                                   low
+///   angular_distance    arccos(cos) / π                                                low
+///   entropy_increase    H(after) - H(before); from the depth on where H stops falling  low
+///   nepenthe            binary entropy of rectifiers                                   low
 ///
 /// Source: Gardener arXiv:2602.03918 (and its tables for the weight scorers); ShortGPT arXiv:2403.03853; "The
 /// Unreasonable Ineffectiveness of the Deeper Layers" arXiv:2403.17887; EntroDrop arXiv:2504.03794; NEPENTHE

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "blockpack/core/buffer.hpp"
+#include "blockpack/core/calibration.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/engine.hpp"
 #include "blockpack/core/linear_operator.hpp"
@@ -31,9 +32,9 @@ namespace blockpack::inline BLOCKPACK_ABI {
 /// How many of `cols` input channels are salient: floor(cols / 5) + 1, at most all.
 constexpr index_t ptq161_salient_count(index_t cols) noexcept { return std::min(cols, cols / 5 + 1); }
 
-/// The channels of largest statistic (the source: max |x| of each input channel, its paper also mean |x|), as a mask of
-/// 1 and 0. Values below 1e-5 count as 1e-5; of equal ones the first count, so that the number is always
-/// ptq161_salient_count (the source takes all that equal the last one). ValueError for NaN.
+/// The channels of largest statistic (ptq161_statistic), as a mask of 1 and 0. Values below 1e-5 count as 1e-5; of
+/// equal ones the first count, so that the number is always ptq161_salient_count (the source takes all that equal the
+/// last one). ValueError for NaN.
 inline std::vector<std::uint8_t> ptq161_salient_channels(std::span<const float> statistic) {
   for (std::size_t c = 0; c < statistic.size(); ++c)
     if (statistic[c] != statistic[c])
@@ -50,7 +51,7 @@ inline std::vector<std::uint8_t> ptq161_salient_channels(std::span<const float> 
 
 /// A layer in float32, before anything is rounded for storage:
 ///
-///     salient channels:  grid[r] of 4 bits, fitted to the whole row
+///     salient channels:  grid[r] of 4 bits, fitted to the whole row or to them alone
 ///     others:            row[r] * column[c] * (scale[r] * B + mean[r]),  B = +1 where w >= mean0[r], -1 elsewhere
 struct Ptq161Layer {
   std::vector<std::uint8_t> salient;  ///< [in], 1 or 0
@@ -63,9 +64,26 @@ struct Ptq161Layer {
   index_t in_features() const noexcept { return static_cast<index_t>(salient.size()); }
 };
 
-/// The start: mask, grids, signs, means and scales of w [out, in]. `statistic` as ptq161_salient_channels has it.
+struct Ptq161StartOptions {
+  enum class Statistic : std::uint8_t { absmax, mean_abs };
+  Statistic statistic = Statistic::absmax;  ///< of the inputs: max |x| as the source's code, or mean |x| as its paper
+  /// The 4-bit grid of a row has the range of its salient weights, which is finer; the source takes that of the row.
+  bool salient_range = false;
+};
+
+/// What the channels of the inputs are ranked by.
+inline std::vector<float> ptq161_statistic(const ColumnStats& inputs, Ptq161StartOptions::Statistic statistic) {
+  std::vector<float> values;
+  for (index_t c = 0; c < inputs.in_features(); ++c)
+    values.push_back(
+        static_cast<float>(statistic == Ptq161StartOptions::Statistic::absmax ? inputs.absmax(c) : inputs.mean_abs(c)));
+  return values;
+}
+
+/// The start: mask, grids, signs, means and scales of w [out, in]. `statistic`: of every channel, however it was found.
 /// ShapeError when it does not have `in` values.
-inline Ptq161Layer ptq161_start(MatrixView<const float> w, std::span<const float> statistic) {
+inline Ptq161Layer ptq161_start(MatrixView<const float> w, std::span<const float> statistic,
+                                const Ptq161StartOptions& options = {}) {
   if (static_cast<index_t>(statistic.size()) != w.cols())
     throw ShapeError("ptq161_start: the statistic has " + std::to_string(statistic.size()) + " channels, " +
                      std::to_string(w.cols()) + " needed");
@@ -99,16 +117,30 @@ inline Ptq161Layer ptq161_start(MatrixView<const float> w, std::span<const float
       layer.scale[first + k] = count[k] > 0 ? static_cast<float>(absolute[k] / count[k]) : 0.0f;
     }
   }
+  std::vector<float> salient;
   for (std::size_t r = 0; r < rows; ++r) {
     const std::span<const float> row = w.row(static_cast<index_t>(r));
+    std::span<const float> fitted = row;
+    if (options.salient_range) {
+      salient.clear();
+      for (std::size_t c = 0; c < row.size(); ++c)
+        if (layer.salient[c] != 0) salient.push_back(row[c]);
+      fitted = salient;
+    }
     float low, high;
-    ops.range(ops.kernels, row, low, high);
-    layer.grid[r] = GroupInt{4, 0, GroupGrid::asymmetric}.fit_range(row, low, high);
+    ops.range(ops.kernels, fitted, low, high);
+    layer.grid[r] = GroupInt{4, 0, GroupGrid::asymmetric}.fit_range(fitted, low, high);
     std::uint8_t* signs = layer.sign.data() + r * row.size();
     const float mean = layer.mean[r];  // a byte might alias the vector's
     for (std::size_t c = 0; c < row.size(); ++c) signs[c] = row[c] >= mean ? 1 : 0;
   }
   return layer;
+}
+
+/// The same from the inputs themselves, of `in` features.
+inline Ptq161Layer ptq161_start(MatrixView<const float> w, const ColumnStats& inputs,
+                                const Ptq161StartOptions& options = {}) {
+  return ptq161_start(w, ptq161_statistic(inputs, options.statistic), options);
 }
 
 /// The values the layer stands for. Shapes: w and dst [out, in]; w gives the codes of the salient channels.

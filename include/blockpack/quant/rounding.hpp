@@ -67,7 +67,7 @@ struct GptqReport {
 /// Shapes:  w, q [out, in], the grids' shape; H [in, in]. q may be w.
 /// Errors:  ValueError that names the layer when H stays singular under the last damping.
 /// Cost:    (2/3) in³ + out · in² multiply-adds ·2; memory: two matrices [in, in] at first, then one and one
-///          [out, in], all float32; twelve bytes a group; without static groups a panel of block + group_size columns.
+///          [out, in], all float32; sixteen bytes a group; without static groups a panel of block + group_size columns.
 /// Source:  "GPTQ", arXiv:2210.17323; stale group fits within a block as in the public code.
 BLOCKPACK_API GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& grids, MatrixView<float> q,
                               const GptqOptions& options = {}, const Execution& how = {});

@@ -11,6 +11,7 @@
 #include "blockpack/core/calibration.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/execution.hpp"
+#include "blockpack/quant/allocate.hpp"
 #include "blockpack/recipe/registry.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -46,6 +47,12 @@ BLOCKPACK_API double relative_error(MatrixView<const float> w, const AnyLinear& 
 /// The point of least error within a number of bytes, or of fewest bytes within an error; null when there is none.
 BLOCKPACK_API const FrontierPoint* best_within_bytes(std::span<const FrontierPoint> points, index_t bytes);
 BLOCKPACK_API const FrontierPoint* best_within_error(std::span<const FrontierPoint> points, double error);
+
+/// The menu of allocate_bits with the noise that the schemes leave on w: those of the frontier that no other beats, by
+/// rising bits, noise = error². Errors and cost of scheme_frontier.
+BLOCKPACK_API std::vector<MenuEntry> measured_menu(MatrixView<const float> w, std::span<const std::string> schemes,
+                                                   const FrontierOptions& options = {},
+                                                   const Registry& registry = Registry::standard());
 
 /// Low rank, Monarch, BLAST and block low rank for a matrix of that shape with at most `share` of its parameters each:
 /// one scheme a form, ranks as large as fit. Monarch and BLAST have 4 blocks a side, tiles are a quarter of the smaller

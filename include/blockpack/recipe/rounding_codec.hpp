@@ -37,9 +37,20 @@ struct RoundingSteps {
   /// Fits the grids to w and writes the chosen values to q. Errors: those of the algorithms.
   BLOCKPACK_API void choose(MatrixView<const float> w, const EncodeOptions& options, WeightGrids& grids,
                             MatrixView<float> q) const;
+  /// Memory of the algorithms, beside w, H, the grids and q; AWQ with its scaled weights, and what it rounds them to.
+  /// What the engine has on the way for each thread, a few MiB, is not counted.
+  BLOCKPACK_API index_t working_bytes(MatrixShape shape) const;
 };
 
 namespace detail {
+/// Memory of FormatGrids<F>, and of the table GPTQ makes of it.
+template <GridFormat F>
+index_t grid_bytes(const F& format, MatrixShape shape) {
+  const index_t groups = ceil_div(shape.cols, GridTraits<F>::group_size(format, shape.cols));
+  return checked_mul(checked_mul(shape.rows, groups, "grid_bytes"),
+                     index_t{sizeof(typename GridTraits<F>::Parameters) + 4 * sizeof(float)}, "grid_bytes");
+}
+
 /// The weights an algorithm is given: w, or under `saturate` a copy in which NaN is 0 and infinity ±65504, the largest
 /// fp16. (The largest float, which a format by itself takes, would make sums over H infinite.) UnsupportedError for
 /// `propagate`; the algorithms refuse what is not finite under `reject`.
@@ -90,11 +101,9 @@ class RoundingCodec final : public Codec {
     return nullptr;
   }
   bool encodes_panels() const noexcept override { return false; }
-  /// The chosen values, and up to three matrices of the algorithms; a copy of the weights more where `saturate` has
-  /// work.
+  /// The chosen values, the grids and what the algorithms hold; a copy of the weights more where `saturate` has work.
   index_t working_bytes(MatrixShape shape) const override {
-    const index_t side = std::max(shape.rows, shape.cols);
-    return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 4 * index_t{sizeof(float)}, "working_bytes");
+    return steps_.working_bytes(shape) + detail::grid_bytes(stored_, shape) + shape.rows * shape.cols * 4;
   }
   CalibrationNeeds needs() const noexcept override {
     return {.gram = steps_.needs_gram(), .importance = steps_.importance};
@@ -138,8 +147,7 @@ class AwqCodec final : public Codec {
   bool row_wise() const noexcept override { return true; }
   bool encodes_panels() const noexcept override { return false; }
   index_t working_bytes(MatrixShape shape) const override {
-    const index_t side = std::max(shape.rows, shape.cols);
-    return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 5 * index_t{sizeof(float)}, "working_bytes");
+    return steps_.working_bytes(shape) + detail::grid_bytes(values_, shape);
   }
   CalibrationNeeds needs() const noexcept override { return {.gram = true, .importance = steps_.importance}; }
   void encode(MatrixView<const float> given, index_t /*first_row*/, std::span<std::byte* const> dst,

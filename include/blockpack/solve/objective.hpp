@@ -83,8 +83,9 @@ concept CurvedObjective = Objective<F> &&
 namespace detail {
 
 /// Σ a_i b_i in eight running sums.
-inline double dot(const double* a, const double* b, std::size_t n) noexcept {
-  double sums[8] = {};
+template <class T>
+T dot(const T* a, const T* b, std::size_t n) noexcept {
+  T sums[8] = {};
   std::size_t i = 0;
   for (; i + 8 <= n; i += 8)
     for (std::size_t k = 0; k < 8; ++k) sums[k] += a[i + k] * b[i + k];
@@ -96,8 +97,12 @@ inline double dot(std::span<const double> a, std::span<const double> b) noexcept
 }
 
 /// y += s·a.
+template <class T>
+void add_scaled(T s, const T* a, std::size_t n, T* y) noexcept {
+  for (std::size_t i = 0; i < n; ++i) y[i] += s * a[i];
+}
 inline void add_scaled(double s, std::span<const double> a, double* y) noexcept {
-  for (std::size_t i = 0; i < a.size(); ++i) y[i] += s * a[i];
+  add_scaled(s, a.data(), a.size(), y);
 }
 
 inline void check_finite(const char* function, const char* name, std::span<const double> values) {

@@ -22,6 +22,7 @@
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/execution.hpp"
+#include "blockpack/core/strict.hpp"
 #include "blockpack/core/types.hpp"
 #include "blockpack/core/view.hpp"
 
@@ -403,7 +404,7 @@ Mask select_rows(const char* function, MatrixShape shape, const MaskPattern& pat
         for (index_t b = 0; b < blocks.cols; ++b)
           for (index_t j = b * pattern.block.cols; j < std::min(shape.cols, (b + 1) * pattern.block.cols); ++j) {
             const double score = std::fabs(static_cast<double>(scores[static_cast<std::size_t>(j)]));
-            sum[b] += pattern.sum_of_magnitudes ? score : score * score;
+            sum[b] += pattern.sum_of_magnitudes ? score : strict_mul(score, score);
           }
       }
     });

@@ -7,7 +7,8 @@
 ///     const auto w24 = NmMatrix<DenseFormat<bf16>>::encode(w);  // w has at most two weights of four neighbours
 ///
 /// Bits per weight: N / M of those of the values, and N · ceil(log2 M) / M for the places (1 for 2:4 and 1.5 for 4:8).
-/// docs/formats/sparse.md has the bytes. Source: the semi-structured conversion of PyTorch and Sparse-Marlin for 2:4
+/// 2:4 and 1:4 have a packed form (WeightLayout::two_four), others are decoded row by row. docs/formats/sparse.md has
+/// the bytes. Source: the semi-structured conversion of PyTorch and Sparse-Marlin for 2:4
 /// (order of bits, which places stand for missing weights); the general form is ours.
 
 #include <algorithm>
@@ -94,6 +95,8 @@ class NmFormat {
   }
   bool can_store_nan() const noexcept { return values_.can_store_nan(); }
   bool exact_in_bf16() const noexcept { return values_.exact_in_bf16(); }
+  /// Whether two of four neighbours are kept at most: how matrices are packed.
+  bool two_four() const noexcept { return layout_.of == 4 && layout_.keep <= 2; }
 
   /// ValueError for a group with more than N weights.
   void check_pattern(const EncodeRow& row) const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Products of many tokens with packed codes: blocks of 32 columns are decoded to bf16 tiles a step at a time between
-/// the products with the block before, so that weights are read at their packed size and never written to memory.
+/// Products of many tokens with packed codes, or with 2:4 weights: blocks of 32 columns are decoded to bf16 tiles a
+/// step at a time between the products with the block before, so that weights are read at their packed size and never
+/// written to memory.
 ///
 /// Slices of 256 tokens x 512 columns, or of 512 x 352, keep their sums and their block of x in L2. A block is 256 k
 /// deep up to 128 tokens, where both blocks then lie in L1, and 512 k above, where it counts more that sums are touched
@@ -28,22 +29,80 @@ namespace {
 
 using kernels::kPanelColumns;
 
-/// The blocks of panels [first, end) one after the other, K block by K block. Two are held: the current one, and the
-/// next one, which `run` decodes.
-class CodeBlocks final : public kernels::Beside {
+/// Packed codes as panels of 32 rows, two of theirs. `State` is where a decoder stands.
+class CodePanels {
  public:
-  CodeBlocks(const kernels::CodeKernels& kernels, const kernels::CodeProduct& codes, index_t depth, index_t first,
-             index_t end)
+  using State = kernels::CodeDecoder;
+
+  CodePanels(const PackedCodes& w, const kernels::CodeKernels& kernels) : kernels_(kernels), codes_(code_product(w)) {}
+
+  index_t steps() const { return codes_.steps; }
+  /// Where a step of a panel begins.
+  const unsigned char* at(index_t panel, index_t step) const {
+    return codes_.w + 2 * panel * codes_.panel_bytes + step / codes_.block_steps * codes_.block_bytes +
+           step % codes_.block_steps * kernels::code_step_bytes(codes_.bits);
+  }
+  /// Units of a panel's part of that many steps: the steps of its first 16 rows, then those of the others.
+  index_t units(index_t panel, index_t steps) const { return steps * std::min<index_t>(2, codes_.panels - 2 * panel); }
+  /// Units [done, end) of the part that starts at `step`; meanwhile what lies `ahead` bytes further is fetched.
+  void decode(index_t panel, index_t step, index_t steps, index_t done, index_t end, index_t ahead, State& state,
+              std::uint16_t* block) const {
+    while (done < end) {
+      const index_t half = done < steps ? 0 : 1, s = done - half * steps;
+      const index_t count = std::min(end - done, steps - s);
+      kernels_.decode_bf16.fn(codes_, codes_.w + (2 * panel + half) * codes_.panel_bytes, step + s, count, ahead, state,
+                              block + s * kernels::kCodeTile + half * (kernels::kCodeTile / 2));
+      done += count;
+    }
+  }
+
+ private:
+  const kernels::CodeKernels& kernels_;
+  kernels::CodeProduct codes_;
+};
+
+/// 2:4 weights: units lie in the order of tiles.
+class TwoFourPanels {
+ public:
+  struct State {};
+
+  TwoFourPanels(const PackedWeights& w, const kernels::TwoFourKernels& kernels)
+      : kernels_(kernels),
+        w_(reinterpret_cast<const unsigned char*>(w.data())),
+        steps_(ceil_div(w.shape().cols, kernels::kTwoFourStep)) {}
+
+  index_t steps() const { return steps_; }
+  const unsigned char* at(index_t panel, index_t step) const { return w_ + (panel * steps_ + step) * 2 * kUnit; }
+  index_t units(index_t, index_t steps) const { return 2 * steps; }
+  void decode(index_t panel, index_t step, index_t, index_t done, index_t end, index_t ahead, State&,
+              std::uint16_t* block) const {
+    kernels_.expand_bf16_bf16.fn(at(panel, step) + done * kUnit, end - done, ahead,
+                                 block + done * (kernels::kCodeTile / 2));
+  }
+
+ private:
+  static constexpr index_t kUnit = kernels::two_four_unit_bytes(2);
+
+  const kernels::TwoFourKernels& kernels_;
+  const unsigned char* w_;
+  index_t steps_;
+};
+
+/// The blocks of panels [first, end) one after the other, K block by K block. Two are held: the current
+/// one, and the next one, which `run` decodes.
+template <class Panels>
+class DecodedBlocks final : public kernels::Beside {
+ public:
+  DecodedBlocks(const Panels& w, index_t depth, index_t first, index_t end)
       : Beside{[](Beside& self, index_t part, index_t parts) noexcept {
-          static_cast<CodeBlocks&>(self).decode(part, parts);
+          static_cast<DecodedBlocks&>(self).decode(part, parts);
         }},
-        kernels_(kernels),
-        codes_(codes),
+        w_(w),
         depth_(depth / kernels::kCodeStep),
         first_(first),
         end_(end),
         next_{first, 0},
-        decoder_{},
+        state_{},
         memory_(2 * block_bytes()) {
     aim();
     decode(0, 1);
@@ -51,6 +110,8 @@ class CodeBlocks final : public kernels::Beside {
 
   /// The current block, and the distance to the place of the next one.
   const std::byte* current() const { return memory_.data() + (odd_ ? block_bytes() : 0); }
+  /// What the next block is decoded from, or null after the last one.
+  const void* next() const { return next_.step < w_.steps() ? w_.at(next_.panel, next_.step) : nullptr; }
   index_t distance() const { return odd_ ? -block_bytes() : block_bytes(); }
 
  private:
@@ -65,20 +126,15 @@ class CodeBlocks final : public kernels::Beside {
   Place after(const Place& p) const {
     return p.panel + 1 < end_ ? Place{p.panel + 1, p.step} : Place{first_, p.step + depth_};
   }
-  /// Where the codes of a place begin, in its first panel of 16 columns.
-  index_t offset(const Place& p) const {
-    return 2 * p.panel * codes_.panel_bytes + p.step / codes_.block_steps * codes_.block_bytes +
-           p.step % codes_.block_steps * kernels::code_step_bytes(codes_.bits);
-  }
 
   /// Makes the next block the one that `decode` works on.
   void aim() {
     done_ = units_ = 0;
-    if (next_.step >= codes_.steps) return;  // the current one is the last
-    steps_ = std::min(depth_, codes_.steps - next_.step);
-    units_ = steps_ * std::min<index_t>(2, codes_.panels - 2 * next_.panel);
-    ahead_ = offset(after(next_)) - offset(next_);
-    panel_ = codes_.w + 2 * next_.panel * codes_.panel_bytes;
+    if (next_.step >= w_.steps()) return;  // the current one is the last
+    steps_ = std::min(depth_, w_.steps() - next_.step);
+    units_ = w_.units(next_.panel, steps_);
+    const Place then = after(next_);
+    ahead_ = then.step < w_.steps() ? w_.at(then.panel, then.step) - w_.at(next_.panel, next_.step) : 0;
     block_ = reinterpret_cast<std::uint16_t*>(memory_.data() + (odd_ ? 0 : block_bytes()));
   }
 
@@ -87,46 +143,35 @@ class CodeBlocks final : public kernels::Beside {
     if (part == 0) share_ = 0;
     index_t target = done_;
     for (share_ += units_; share_ >= parts; share_ -= parts) ++target;
-    while (done_ < target) {
-      const index_t half = done_ < steps_ ? 0 : 1, step = done_ - half * steps_;
-      const index_t count = std::min(target - done_, steps_ - step);
-      kernels_.decode_bf16.fn(codes_, panel_ + half * codes_.panel_bytes, next_.step + step, count, ahead_, decoder_,
-                              block_ + step * kernels::kCodeTile + half * (kernels::kCodeTile / 2));
-      done_ += count;
-    }
+    w_.decode(next_.panel, next_.step, steps_, done_, target, ahead_, state_, block_);
+    done_ = target;
     if (part + 1 < parts) return;
     odd_ = !odd_;
     next_ = after(next_);
     aim();
   }
 
-  const kernels::CodeKernels& kernels_;
-  const kernels::CodeProduct& codes_;
+  const Panels& w_;
   index_t depth_;  ///< steps of a block
   index_t first_;
   index_t end_;
   Place next_;
   bool odd_ = true;  ///< which half of the memory is the current block
-  // Of the next block: its steps, those of both its panels, how many of them are done and what is left over of the
-  // share of the last part; where its codes and the codes of the block after lie; where it goes.
+  // Of the next block: its steps and units, how many of them are done and what is left over of the
+  // share of the last part; how far the block after lies; where it goes.
   index_t steps_ = 0;
   index_t units_ = 0;
   index_t done_ = 0;
   index_t share_ = 0;
   index_t ahead_ = 0;
-  const unsigned char* panel_ = nullptr;
   std::uint16_t* block_ = nullptr;
-  kernels::CodeDecoder decoder_;
+  typename Panels::State state_;
   AlignedBuffer<std::byte> memory_;
 };
 
-}  // namespace
-
-void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w,
-                          const Gate<PackedCodes>& gate) {
+template <class Panels>
+void multiply_decoded(const Product& p, const Panels& w, const Gate<Panels>& gate) {
   const kernels::BlockKernel& kernel = p.kernels.block_bf16;
-  const kernels::CodeProduct codes = code_product(w);
-  const kernels::CodeProduct gate_codes = gate.product != nullptr ? code_product(*gate.weights) : codes;
   const index_t panels = ceil_div(p.n, kPanelColumns);
   for (index_t first = 0; first < p.x.rows(); first += kTokenChunk) {
     const index_t tokens = std::min(kTokenChunk, p.x.rows() - first);
@@ -143,7 +188,7 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
     const index_t panel_sums = plan.slice_tiles * plan.tile_rows * kPanelColumns;
     const bool can_write_y = kernel.writes_y && kernel.runs_beside && gate.product == nullptr && plain_y(p);
 
-    const auto multiply = [&](const Product& q, const kernels::CodeProduct& of, index_t task) {
+    const auto multiply = [&](const Product& q, const Panels& of, index_t task) {
       const index_t panel0 = task % column_slices * plan.slice_panels;
       const index_t count = std::min(plan.slice_panels, panels - panel0);
       const index_t tile0 = task / column_slices * plan.slice_tiles;
@@ -151,7 +196,7 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
       const index_t row0 = tile0 * plan.tile_rows;
       const index_t rows = std::min(tokens - row0, tile_count * plan.tile_rows);
       const bool direct = can_write_y && (panel0 + count) * kPanelColumns <= p.n;
-      CodeBlocks blocks(kernels, of, plan.depth, panel0, panel0 + count);
+      DecodedBlocks<Panels> blocks(of, plan.depth, panel0, panel0 + count);
       auto sums = AlignedBuffer<float>::uninitialized(panel_sums * count);
       for (index_t k0 = 0; k0 < p.k; k0 += plan.depth) {
         const index_t next = k0 + plan.depth;
@@ -179,6 +224,7 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
           b.w = blocks.current();
           b.w_panel_bytes = blocks.distance();
           b.next_x = i + b.panels < count ? nullptr : next_x;
+          if (!kernel.runs_beside) b.next_w = blocks.next();
           if (kernel.runs_beside) b.beside = &blocks;
           kernel.multiply.fn(b);
           if (!kernel.runs_beside) blocks.run(blocks, 0, 1);
@@ -190,10 +236,31 @@ void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels,
              std::min(p.n - col, count * kPanelColumns));
     };
     for_each_task(p, column_slices * token_slices, [&](index_t task) {
-      if (gate.product != nullptr) multiply(*gate.product, gate_codes, task);
-      multiply(p, codes, task);
+      if (gate.product != nullptr) multiply(*gate.product, *gate.weights, task);
+      multiply(p, w, task);
     });
   }
+}
+
+/// The same from a packed form, whose panels `kernels` decode.
+template <class Panels, class Weights, class Kernels>
+void multiply_decoded(const Product& p, const Kernels& kernels, const Weights& w, const Gate<Weights>& gate) {
+  const Panels panels(w, kernels);
+  if (gate.product == nullptr) return multiply_decoded<Panels>(p, panels, {});
+  const Panels gate_panels(*gate.weights, kernels);
+  multiply_decoded<Panels>(p, panels, {gate.product, &gate_panels});
+}
+
+}  // namespace
+
+void multiply_code_panels(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w,
+                          const Gate<PackedCodes>& gate) {
+  multiply_decoded<CodePanels>(p, kernels, w, gate);
+}
+
+void multiply_two_four_panels(const Product& p, const kernels::TwoFourKernels& kernels, const PackedWeights& w,
+                              const Gate<PackedWeights>& gate) {
+  multiply_decoded<TwoFourPanels>(p, kernels, w, gate);
 }
 
 }  // namespace engine
