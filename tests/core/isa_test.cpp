@@ -283,8 +283,10 @@ TEST_CASE("every slot of every table is filled by a level the table may use, bf1
             REQUIRE(std::string(name) == "few_f32_bf16_s24bf16");
             return;
           }
-          REQUIRE(std::string(family) == "dense");
-          REQUIRE(std::string(name).find("_bf16_bf16") != std::string::npos);
+          const std::string of = family, slot_name = name;
+          REQUIRE((of == "dense" || of == "block_sparse"));
+          REQUIRE(
+              (slot_name.find("_bf16_bf16") != std::string::npos || slot_name.find("_int8_int8") != std::string::npos));
           return;
         }
         const std::string_view supplier = slot.isa;
