@@ -84,7 +84,6 @@ constexpr Step kSteps[] = {
     {Isa::amx, 0,
      [](KernelTable& t, Features f) {
        install_dense_amx(t.dense, f);
-       install_block_sparse_amx(t.block_sparse, f);
        install_int8_amx(t.int8, f);
      }},
 #endif

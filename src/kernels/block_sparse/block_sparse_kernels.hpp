@@ -69,7 +69,6 @@ void install_block_sparse_avx2(BlockSparseKernels& k, Features features) noexcep
 void install_block_sparse_avx512(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_avx512vnni(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_avx512bf16(BlockSparseKernels& k, Features features) noexcept;
-void install_block_sparse_amx(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_neon(BlockSparseKernels& k, Features features) noexcept;
 
 }  // namespace blockpack::kernels
