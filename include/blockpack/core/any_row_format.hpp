@@ -21,8 +21,8 @@ namespace blockpack::inline BLOCKPACK_ABI {
 /// virtual call a row.
 class AnyRowFormat {
  public:
-  template <RowFormat F>
-  requires(!std::is_same_v<F, AnyRowFormat>) explicit AnyRowFormat(F format)
+  template <class F>
+  requires(!std::is_same_v<F, AnyRowFormat> && RowFormat<F>) explicit AnyRowFormat(F format)
       : self_(std::make_shared<const Model<F>>(std::move(format))) {}
 
   std::string scheme() const { return self_->scheme(); }

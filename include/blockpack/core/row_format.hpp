@@ -208,9 +208,7 @@ void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, 
     }
   }
 
-  if constexpr (TensorFormat<F>) {
-    if (first_row == 0) format.encode_tensor(dst);
-  }
+  if constexpr (TensorFormat<F>) format.encode_tensor(dst);
   parallel_for(options.execution, ceil_div(w.rows(), detail::kRowsPerTask), [&](index_t task) {
     std::vector<float> without_nan(clean ? 0 : static_cast<std::size_t>(w.cols()));
     std::vector<std::byte*> row_dst(dst.size());
