@@ -96,7 +96,7 @@ struct TensorStatistics {
 
 /// A row format with parameters of the whole matrix beside those of its rows: the scale of NVFP4, the mean of BitNet.
 /// `fitted_to` gives the format that encodes the matrix of these statistics; a format that was not fitted refuses to
-/// encode (UnsupportedError) and decodes. `encode_tensor` writes the sections with bytes_per_tensor, with the first
+/// encode (UnsupportedError) and decodes. `encode_tensor` writes the sections with bytes_per_tensor, before any
 /// row.
 template <class F>
 concept TensorFormat = RowFormat<F> &&
