@@ -48,8 +48,8 @@ struct MaskSearchReport {
 /// Cost:    window²/2 multiply-adds in double for every kept weight and twice for every exchange, out · in · window² /
 /// 4
 ///          and more in all, and out · in² a round; memory 8·in² bytes and 8·window² a thread. Rows run in parallel;
-///          the result does not depend on the threads. A 128x128 layer takes 0.1 s of one core, 4096x4096 some 20
-///          minutes.
+///          the result does not depend on the threads. A row of a 512x512 layer takes 14 ms of one core, of
+///          4096x4096 0.17 s.
 /// Source:  ours; the sweep operator is Beaton's (1964), the exact price of one removal that of Optimal Brain Surgeon.
 BLOCKPACK_API MaskSearchReport mask_search(MatrixView<const float> w, const GramMatrix& h, const Mask& start,
                                            index_t of, MatrixView<float> q, const MaskSearchOptions& options = {},
