@@ -42,8 +42,7 @@ void prune_row(benchmark::State& state, const MaskPattern& pattern, Method metho
       return layer.count(state, size * size * size * (2.0 / 3.0 + 1.0), seconds);
     }
     if (method == Method::armor) {
-      std::vector<double> h;
-      for (index_t j = 0; j < n; ++j) h.push_back(layer.gram()(j, j));
+      const std::vector<double> h = layer.gram().diagonal();
       blockpack::ArmorFit<float> fit(layer.weights(), h, {.block = {kArmorBlock, kArmorBlock}}, how);
       const double start = fit.loss();
       const double seconds = time_calls(state, threads, 1, [&] {

@@ -176,7 +176,7 @@ as it is, float32 activations. The first row of a group is pruned by magnitude, 
 nothing is said; bitmasks and blocks keep the same number in every row (of blocks). Calibrated schemes are run on each of the
 three sets, the figure is their mean. Bits per weight are all stored bytes, places of the weights included. "Reference" is the
 figure of a public implementation on this model (50 % unstructured: one threshold for a layer), exact least squares behind
-Wanda's mask for `+wanda+refit`; the published goal for the best 2:4 without further bytes is 2.18.
+Wanda's mask for `+wanda+refit`; the goal set for the best 2:4 without further bytes is 2.18.
 )";
 
 /// What is measured at each share: a form of structured_menu, and the algorithms behind it.

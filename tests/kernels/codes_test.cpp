@@ -16,6 +16,7 @@
 #include "blockpack/core/row_matrix.hpp"
 #include "blockpack/quant/group_int.hpp"
 #include "blockpack/quant/mx.hpp"
+#include "kernels/guarded_product.hpp"
 #include "kernels/table.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -145,16 +146,6 @@ CodeSpec make_spec(CodeElement element, index_t group, CodeScale scale) {
   spec.scale = scale;
   for (std::size_t c = 0; c < 16; ++c) spec.values[c] = (static_cast<float>(c) - 7.0f) * 0x1.35p-3f;
   return spec;
-}
-
-std::vector<float> multiply(const PackedCodes& w, const std::vector<float>& x, index_t tokens,
-                            const ApplyOptions& how) {
-  const index_t n = w.shape().rows, k = w.shape().cols;
-  GuardedArray<float> y(static_cast<std::size_t>(tokens * n)), rows(static_cast<std::size_t>(tokens * k));
-  std::copy_n(x.data(), tokens * k, rows.data());
-  matmul(MatrixView<const float>(rows.data(), tokens, k), w, MatrixView<float>(y.data(), tokens, n), how.activations,
-         how);
-  return {y.begin(), y.end()};
 }
 
 std::vector<Isa> levels_of_codes() {

@@ -14,6 +14,7 @@
 #include "blockpack/core/reference.hpp"
 #include "blockpack/core/row_matrix.hpp"
 #include "blockpack/quant/group_int.hpp"
+#include "kernels/guarded_product.hpp"
 #include "kernels/table.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -82,17 +83,6 @@ ApplyOptions options(Isa isa, int threads = 1) {
   how.execution.threads = threads;
   how.activations = Activations::int8_token;
   return how;
-}
-
-/// x and y end at protected pages.
-std::vector<float> multiply(const PackedCodes& w, const std::vector<float>& x, index_t tokens,
-                            const ApplyOptions& how) {
-  const index_t n = w.shape().rows, k = w.shape().cols;
-  GuardedArray<float> y(static_cast<std::size_t>(tokens * n)), rows(static_cast<std::size_t>(tokens * k));
-  std::copy_n(x.data(), tokens * k, rows.data());
-  matmul(MatrixView<const float>(rows.data(), tokens, k), w, MatrixView<float>(y.data(), tokens, n), how.activations,
-         how);
-  return {y.begin(), y.end()};
 }
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {

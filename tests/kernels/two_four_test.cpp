@@ -13,6 +13,7 @@
 #include "blockpack/sparse/n_m.hpp"
 #include "cpu.hpp"
 #include "dispatch.hpp"
+#include "kernels/guarded_product.hpp"
 #include "kernels/table.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
@@ -47,16 +48,6 @@ PackedWeights pack(const std::vector<float>& w, MatrixShape shape, WeightType ty
                    std::span<std::byte> memory = {}) {
   const MatrixView<const float> view(w.data(), shape.rows, shape.cols);
   return PackedWeights::pack(rows_of(view), type, how, memory, WeightLayout::two_four);
-}
-
-std::vector<float> multiply(const PackedWeights& w, const std::vector<float>& x, index_t tokens,
-                            const ApplyOptions& how) {
-  const index_t n = w.shape().rows, k = w.shape().cols;
-  GuardedArray<float> y(static_cast<std::size_t>(tokens * n)), rows(static_cast<std::size_t>(tokens * k));
-  std::copy_n(x.data(), tokens * k, rows.data());
-  matmul(MatrixView<const float>(rows.data(), tokens, k), w, MatrixView<float>(y.data(), tokens, n), how.activations,
-         how);
-  return {y.begin(), y.end()};
 }
 
 bool same_bits(std::span<const float> a, std::span<const float> b) {

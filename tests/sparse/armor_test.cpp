@@ -16,27 +16,15 @@
 #include "blockpack/sparse/prune/armor.hpp"
 #include "blockpack/sparse/prune/nowag.hpp"
 #include "blockpack/structured/block_diagonal.hpp"
+#include "sparse/golden_support.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
-#include "support/golden.hpp"
 #include "support/random.hpp"
 
 using namespace blockpack;
 using namespace blockpack::test;
 
 namespace {
-
-/// For many small steps.
-const Execution kSerial = [] {
-  Execution one;
-  one.threads = 1;
-  return one;
-}();
-
-template <class T>
-GoldenArray<T> array_of(const nlohmann::json& one_case, const char* side, const char* name) {
-  return read_npy<T>(golden_folder("sparsity") + one_case.at(side).at(name).at("file").get<std::string>());
-}
 
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
   REQUIRE(a.size() == b.size());

@@ -25,9 +25,7 @@ TEST_CASE("the program of the page on sparsity runs and is what the page shows",
   mask.apply(q);                                                     // q holds w
   const RefitReport refitted = refit(w, h, mask, q);                 // the least squares of what is kept
   const SparseGptReport chosen = sparsegpt(w, h, MaskPattern::nm(2, 4), q);
-  std::vector<double> importance;  // of the inputs
-  for (index_t j = 0; j < in; ++j) importance.push_back(h(j, j));
-  const auto [factors, fitted] = armor(w, importance, {.block = {8, 8}, .iterations = 100});  // W ≈ A (X ∘ M) B
+  const auto [factors, fitted] = armor(w, h.diagonal(), {.block = {8, 8}, .iterations = 100});  // W ≈ A (X ∘ M) B
   // clang-format on
   CHECK(refitted.loss_after < refitted.loss_before);
   CHECK(chosen.mask.is_nm(2, 4));

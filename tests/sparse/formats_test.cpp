@@ -11,8 +11,8 @@
 #include "blockpack/quant/group_int.hpp"
 #include "blockpack/quant/nvfp4.hpp"
 #include "blockpack/sparse.hpp"
+#include "sparse/golden_support.hpp"
 #include "support/catch.hpp"
-#include "support/golden.hpp"
 #include "support/random.hpp"
 
 using namespace blockpack;
@@ -20,24 +20,6 @@ using namespace blockpack::test;
 using Catch::Matchers::Contains;
 
 namespace {
-
-template <class T>
-GoldenArray<T> array_of(const nlohmann::json& one_case, const char* side, const char* name) {
-  return read_npy<T>(golden_folder("sparsity") + one_case.at(side).at(name).at("file").get<std::string>());
-}
-
-template <class Check>
-std::size_t each_case(const std::string& family, const Check& check) {
-  std::size_t count = 0;
-  for (const nlohmann::json& one_case : golden_cases("sparsity")) {
-    const std::string name = one_case.at("name");
-    if (name.rfind(family, 0) != 0) continue;
-    CAPTURE(name);
-    check(one_case, one_case.at("params"));
-    ++count;
-  }
-  return count;
-}
 
 template <class T>
 std::vector<float> floats(const GoldenArray<T>& a) {

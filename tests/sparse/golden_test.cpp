@@ -8,39 +8,13 @@
 
 #include "blockpack/sparse.hpp"
 #include "quant/rounded.hpp"
+#include "sparse/golden_support.hpp"
 #include "support/catch.hpp"
-#include "support/golden.hpp"
 
 using namespace blockpack;
 using namespace blockpack::test;
 
 namespace {
-
-/// For many small steps.
-const Execution kSerial = [] {
-  Execution one;
-  one.threads = 1;
-  return one;
-}();
-
-template <class T>
-GoldenArray<T> array_of(const nlohmann::json& one_case, const char* side, const char* name) {
-  return read_npy<T>(golden_folder("sparsity") + one_case.at(side).at(name).at("file").get<std::string>());
-}
-
-/// Runs `check` on every case of a family and returns how many there are.
-template <class Check>
-std::size_t each_case(const std::string& family, const Check& check) {
-  std::size_t count = 0;
-  for (const nlohmann::json& one_case : golden_cases("sparsity")) {
-    const std::string name = one_case.at("name");
-    if (name.rfind(family, 0) != 0) continue;
-    CAPTURE(name);
-    check(one_case, one_case.at("params"));
-    ++count;
-  }
-  return count;
-}
 
 /// The reference counts what it removes of a group, and the fraction it removes.
 bool is_group(const nlohmann::json& params) { return params.at("prune_m").get<index_t>() > 0; }

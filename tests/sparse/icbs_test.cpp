@@ -16,26 +16,14 @@
 #include "blockpack/sparse/prune/icbs.hpp"
 #include "blockpack/sparse/prune/refit.hpp"
 #include "quant/synthetic_layer.hpp"
+#include "sparse/golden_support.hpp"
 #include "support/budget.hpp"
 #include "support/catch.hpp"
-#include "support/golden.hpp"
 
 using namespace blockpack;
 using namespace blockpack::test;
 
 namespace {
-
-/// For many small steps.
-const Execution kSerial = [] {
-  Execution one;
-  one.threads = 1;
-  return one;
-}();
-
-template <class T>
-GoldenArray<T> array_of(const nlohmann::json& one_case, const char* side, const char* name) {
-  return read_npy<T>(golden_folder("sparsity") + one_case.at(side).at(name).at("file").get<std::string>());
-}
 
 /// Mean cross entropy of the logits x wᵀ.
 struct Classifier {

@@ -11,19 +11,14 @@
 #include "blockpack/quant/rounding.hpp"
 #include "blockpack/sparse.hpp"
 #include "quant/synthetic_layer.hpp"
+#include "sparse/golden_support.hpp"
 #include "support/catch.hpp"
 
 using namespace blockpack;
+using test::kSerial;
 using test::SyntheticLayer;
 
 namespace {
-
-/// For many small steps.
-const Execution kSerial = [] {
-  Execution one;
-  one.threads = 1;
-  return one;
-}();
 
 /// Pruned weights of a layer.
 struct Pruned {

@@ -205,6 +205,12 @@ class GramMatrix {
     return sums_[place(i, j)];
   }
 
+  /// Σ_t x[t, j]² of every feature.
+  std::vector<double> diagonal() const {
+    std::vector<double> values;
+    for (index_t i = 0; i < in_features_; ++i) values.push_back((*this)(i, i));
+    return values;
+  }
   double mean_diagonal() const noexcept {
     double sum = 0;
     for (index_t i = 0; i < in_features_; ++i) sum += (*this)(i, i);

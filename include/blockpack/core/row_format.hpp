@@ -96,8 +96,8 @@ struct TensorStatistics {
 
 /// A row format with parameters of the whole matrix beside those of its rows: the scale of NVFP4, the mean of BitNet.
 /// `fitted_to` gives the format that encodes the matrix of these statistics; a format that was not fitted refuses to
-/// encode (UnsupportedError) and decodes. `encode_tensor` writes the sections with bytes_per_tensor, before any
-/// row.
+/// encode (UnsupportedError) and decodes. `encode_tensor` writes the sections with bytes_per_tensor,
+/// which no row needs.
 template <class F>
 concept TensorFormat = RowFormat<F> &&
     requires(const F& f, const TensorStatistics& statistics, std::span<std::byte* const> dst) {
@@ -166,20 +166,11 @@ inline void check_importance(const std::string& function, MatrixView<const float
 }
 }  // namespace detail
 
-/// Encodes a panel of rows.
-///
-/// Shapes:  w [rows, cols]; dst has one pointer per section, to the bytes of the panel's first row, or to the start of
-/// a
-///          section of the whole matrix; options.importance is empty, [1, cols] or [rows, cols] for the panel's rows.
-///          `first_row` is the panel's place in the matrix.
-/// Errors:  before anything is written: ValueError on NaN, infinity or a scale that fp16 cannot hold under `reject`,
-///          and on weights that a format with a pattern cannot store; UnsupportedError for `propagate` where the format
-///          cannot store NaN; ShapeError for another shape of importance, ValueError for one that is negative or not
-///          finite.
-/// Cost:    reads w twice (once for the check); rows in parallel; the bytes do not depend on the threads.
+/// Encodes a panel of rows as encode_rows does, but for the sections of the whole matrix: panels may be encoded at
+/// once.
 template <RowFormat F>
-void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
-                 const EncodeOptions& options) {
+void encode_panel(const F& format, MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
+                  const EncodeOptions& options) {
   const std::vector<SectionSpec> sections = format.sections(w.cols());
   if (dst.size() != sections.size())
     throw ShapeError("encode_rows: dst has " + std::to_string(dst.size()) + " sections, " +
@@ -208,7 +199,6 @@ void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, 
     }
   }
 
-  if constexpr (TensorFormat<F>) format.encode_tensor(dst);
   parallel_for(options.execution, ceil_div(w.rows(), detail::kRowsPerTask), [&](index_t task) {
     std::vector<float> without_nan(clean ? 0 : static_cast<std::size_t>(w.cols()));
     std::vector<std::byte*> row_dst(dst.size());
@@ -224,6 +214,24 @@ void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, 
       format.encode_row(row, row_dst);
     }
   });
+}
+
+/// Encodes a panel of rows.
+///
+/// Shapes:  w [rows, cols]; dst has one pointer per section, to the bytes of the panel's first row, or to the start of
+/// a
+///          section of the whole matrix; options.importance is empty, [1, cols] or [rows, cols] for the panel's rows.
+///          `first_row` is the panel's place in the matrix.
+/// Errors:  before anything is written: ValueError on NaN, infinity or a scale that fp16 cannot hold under `reject`,
+///          and on weights that a format with a pattern cannot store; UnsupportedError for `propagate` where the format
+///          cannot store NaN; ShapeError for another shape of importance, ValueError for one that is negative or not
+///          finite.
+/// Cost:    reads w twice (once for the check); rows in parallel; the bytes do not depend on the threads.
+template <RowFormat F>
+void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
+                 const EncodeOptions& options) {
+  encode_panel(format, w, first_row, dst, options);
+  if constexpr (TensorFormat<F>) format.encode_tensor(dst);
 }
 
 inline void TensorStatistics::add(MatrixView<const float> w, NonFinite non_finite, const Execution& how) {

@@ -385,16 +385,10 @@ class BlockSparse {
     }
     parallel_for(options.execution, blocks.rows, [&](index_t b) {
       const Panel p = panel_of(b);
-      const std::vector<SectionSpec> specs = values.sections(p.view.cols());
-      std::vector<std::vector<std::byte>> of_tensor(sections);  // written above already, and by every call
       std::vector<std::byte*> dst;
-      for (std::size_t s = 0; s < sections; ++s) {
-        of_tensor[s].resize(static_cast<std::size_t>(specs[s].bytes_per_tensor));
-        dst.push_back(specs[s].bytes_per_tensor > 0
-                          ? of_tensor[s].data()
-                          : stored[s].data() + op.rows_->block_rows[static_cast<std::size_t>(b)].first[s]);
-      }
-      encode_rows(values, p.view, b * block.rows, dst, p.options);
+      for (std::size_t s = 0; s < sections; ++s)
+        dst.push_back(stored[s].data() + op.rows_->block_rows[static_cast<std::size_t>(b)].first[s]);
+      encode_panel(values, p.view, b * block.rows, dst, p.options);
     });
     for (AlignedBuffer<std::byte>& s : stored) op.stored_.emplace_back(std::move(s));
     op.pack_ahead();
