@@ -33,6 +33,7 @@ namespace {
 template <int Bits, bool Affine>
 struct FloatDots {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
+  static constexpr int kPlanes = high_plane(Bits) > 0 ? 2 : 1;
   static constexpr bool kTable = Bits <= 4;
 
   explicit FloatDots(const CodeProduct& p) : group_zeros(p.zeros) {
@@ -54,19 +55,32 @@ struct FloatDots {
   void begin(const CodeProduct& p, Groups& dst) const {
     begin_groups(p, dst, [this](__m512i v, std::ptrdiff_t g) { return zero(v, g); });
   }
-  void read(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Groups& dst) const {
-    read_groups(p, at, groups, dst, [this](__m512i v, std::ptrdiff_t g) { return zero(v, g); });
+  template <int P>
+  void read(const CodeProduct& p, const Panels<P>& at, std::ptrdiff_t groups, Groups (&dst)[P]) const {
+    read_groups<P>(p, at, groups, dst, [this](__m512i v, std::ptrdiff_t g) { return zero(v, g); });
   }
   template <int T>
   static void end_block(const Groups&, __m512 (&)[T], __m512 (&)[T][2]) {}
 
-  template <int T>
-  static void add(__m512 value, const float* x, int k, __m512 (&sum)[T][2]) {
+  /// Chains of sums of one panel and token: eight in all, or there is a wait for each.
+  template <int T, int P>
+  static constexpr int kChains = T* P < 8 ? 2 : 1;
+  template <int T, int P>
+  using Sums = __m512[P][T][kChains<T, P>];
+
+  template <int T, int P>
+  static void add(__m512 value, int i, const __m512 (&x)[T], int k, Sums<T, P>& sum) {
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      __m512& chain = sum[t][k % 2];
-      chain = _mm512_fmadd_ps(value, _mm512_set1_ps(x[t * kCodeStep + k]), chain);
+      __m512& chain = sum[i][t][k % kChains<T, P>];
+      chain = _mm512_fmadd_ps(value, x[t], chain);
     }
+  }
+  /// x at k, in every lane.
+  template <int T>
+  static void broadcast(const float* x, int k, __m512 (&dst)[T]) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) dst[t] = _mm512_set1_ps(x[t * kCodeStep + k]);
   }
   /// The byte at bits 0 or 8 as a float: 2^23 or 2^15 has the unit of its last bit, or of bit 8, at 1.
   static __m512 byte_value(__m512i codes, int place, __m512 zero) {
@@ -94,57 +108,69 @@ struct FloatDots {
     }
   }
   /// Multiplies quads [Q, End) of a step.
-  template <int T, int Q, int End>
-  void dot(const unsigned char* w, const float* x, const Parameters& g, __m512 (&sum)[T][2]) const {
+  template <int T, int P, int Q, int End>
+  void dot(const Panels<P>& w, const float* x, const Parameters (&g)[P], Sums<T, P>& sum) const {
     if constexpr (Q < End) {
 #pragma GCC unroll 4
       for (int place = 0; place < 4; ++place) {
-        __m512 weight = value<Q>(w, place, g.zero);
-        if (Affine) weight = _mm512_fmadd_ps(weight, g.scale, g.offset);
-        add<T>(weight, x, Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + place], sum);
+        const int k = Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + place];
+        __m512 activations[T];
+        broadcast<T>(x, k, activations);
+#pragma GCC unroll 8
+        for (int i = 0; i < P; ++i) {
+          __m512 weight = value<Q>(w[i], place, g[i].zero);
+          if (Affine) weight = _mm512_fmadd_ps(weight, g[i].scale, g[i].offset);
+          add<T, P>(weight, i, activations, k, sum);
+        }
       }
-      dot<T, Q + 1, End>(w, x, g, sum);
+      dot<T, P, Q + 1, End>(w, x, g, sum);
     }
   }
 
-  template <int T>
-  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Groups& g,
-            std::ptrdiff_t group, __m512 (&total)[T], __m512 (&)[T][2]) const {
-    constexpr int kLines = static_cast<int>(kStepBytes / 64);
-#pragma GCC unroll 8
-    for (int i = 0; i < kLines; ++i) _mm_prefetch(w + ahead + 64 * i, _MM_HINT_T0);
+  template <int T, int P>
+  void step(const CodeProduct& p, const Panels<P>& w, std::ptrdiff_t s, const Groups (&g)[P], std::ptrdiff_t group,
+            __m512 (&total)[P][T], __m512 (&)[P][T][2]) const {
     const float* x = p.x + s * T * kCodeStep;
     const bool halves = p.group_steps == 0;
-    __m512 sum[T][2];
-    Parameters parameters;
-    begin(p, g, group, parameters, sum);
-    dot<T, 0, 4>(w, x, parameters, sum);
+    Sums<T, P> sum;
+    Parameters parameters[P];
+    begin<T, P>(p, g, group, parameters, sum);
+    dot<T, P, 0, 4>(w, x, parameters, sum);
     if (halves) {
-      end(parameters, sum, total);
-      begin(p, g, group + 1, parameters, sum);
+      end<T, P>(parameters, sum, total);
+      begin<T, P>(p, g, group + 1, parameters, sum);
     }
-    dot<T, 4, 8>(w, x, parameters, sum);
-    end(parameters, sum, total);
+    dot<T, P, 4, 8>(w, x, parameters, sum);
+    end<T, P>(parameters, sum, total);
   }
 
- private:
-  template <int T>
-  static void begin(const CodeProduct& p, const Groups& g, std::ptrdiff_t group, Parameters& dst, __m512 (&sum)[T][2]) {
-    dst = {_mm512_load_ps(reinterpret_cast<const float*>(g.zero[group])), _mm512_load_ps(g.scale[group]),
-           _mm512_setzero_ps()};
-    if (Affine) {
-      if (p.minimums) dst.offset = _mm512_load_ps(g.minimum[group]);
-      if (kTable) dst.offset = _mm512_fnmadd_ps(dst.zero, dst.scale, dst.offset);
+ protected:
+  template <int T, int P>
+  static void begin(const CodeProduct& p, const Groups (&g)[P], std::ptrdiff_t group, Parameters (&dst)[P],
+                    Sums<T, P>& sum) {
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) {
+      dst[i] = {_mm512_load_ps(reinterpret_cast<const float*>(g[i].zero[group])), _mm512_load_ps(g[i].scale[group]),
+                _mm512_setzero_ps()};
+      if (Affine) {
+        if (p.minimums) dst[i].offset = _mm512_load_ps(g[i].minimum[group]);
+        if (kTable) dst[i].offset = _mm512_fnmadd_ps(dst[i].zero, dst[i].scale, dst[i].offset);
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+        for (__m512& chain : sum[i][t]) chain = _mm512_setzero_ps();
     }
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_ps();
   }
-  template <int T>
-  static void end(const Parameters& g, const __m512 (&sum)[T][2], __m512 (&total)[T]) {
+  template <int T, int P>
+  static void end(const Parameters (&g)[P], const Sums<T, P>& sum, __m512 (&total)[P][T]) {
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      const __m512 both = _mm512_add_ps(sum[t][0], sum[t][1]);
-      total[t] = Affine ? _mm512_add_ps(total[t], both) : _mm512_fmadd_ps(both, g.scale, total[t]);
+    for (int i = 0; i < P; ++i) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        __m512 all = sum[i][t][0];
+        if constexpr (kChains<T, P> == 2) all = _mm512_add_ps(all, sum[i][t][1]);
+        total[i][t] = Affine ? _mm512_add_ps(total[i][t], all) : _mm512_fmadd_ps(all, g[i].scale, total[i][t]);
+      }
     }
   }
 };
@@ -152,49 +178,48 @@ struct FloatDots {
 /// The multiply-adds of one step of codes that are floats, whose sums get the scale.
 template <int Bits>
 struct SmallFloatDots : FloatDots<Bits, false> {
-  explicit SmallFloatDots(const CodeProduct& p) : FloatDots<Bits, false>(p), table(p) {}
+  using Floats = FloatDots<Bits, false>;
+  template <int T, int P>
+  using Sums = typename Floats::template Sums<T, P>;
+
+  explicit SmallFloatDots(const CodeProduct& p) : Floats(p), table(p) {}
   Bf16Table<Bits> table;
 
-  template <int T, int Q, int End>
-  void dot(const unsigned char* w, const float* x, __m512 (&sum)[T][2]) const {
+  template <int T, int P, int Q, int End>
+  void dot(const Panels<P>& w, const float* x, Sums<T, P>& sum) const {
     if constexpr (Q < End) {
-      const __m512i codes = quad<Bits, Q>(w);
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
-        const __m512i pair = table.values(half == 0 ? codes : _mm512_srli_epi16(codes, 8));
         const int k = Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + half];
-        FloatDots<Bits, false>::template add<T>(even_of(pair), x, k, sum);
-        FloatDots<Bits, false>::template add<T>(odd_of(pair), x, k + 1, sum);
+        __m512 even[T], odd[T];
+        Floats::template broadcast<T>(x, k, even);
+        Floats::template broadcast<T>(x, k + 1, odd);
+#pragma GCC unroll 8
+        for (int i = 0; i < P; ++i) {
+          const __m512i codes = quad<Bits, Q>(w[i]);
+          const __m512i pair = table.values(half == 0 ? codes : _mm512_srli_epi16(codes, 8));
+          Floats::template add<T, P>(even_of(pair), i, even, k, sum);
+          Floats::template add<T, P>(odd_of(pair), i, odd, k + 1, sum);
+        }
       }
-      dot<T, Q + 1, End>(w, x, sum);
+      dot<T, P, Q + 1, End>(w, x, sum);
     }
   }
-  template <int T>
-  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Groups& g,
-            std::ptrdiff_t group, __m512 (&total)[T], __m512 (&)[T][2]) const {
-    constexpr int kLines = static_cast<int>(code_step_bytes(Bits) / 64);
-#pragma GCC unroll 8
-    for (int i = 0; i < kLines; ++i) _mm_prefetch(w + ahead + 64 * i, _MM_HINT_T0);
+  template <int T, int P>
+  void step(const CodeProduct& p, const Panels<P>& w, std::ptrdiff_t s, const Groups (&g)[P], std::ptrdiff_t group,
+            __m512 (&total)[P][T], __m512 (&)[P][T][2]) const {
     const float* x = p.x + s * T * kCodeStep;
     const bool halves = p.group_steps == 0;
-    __m512 sum[T][2];
-    const auto begin = [&sum] {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm512_setzero_ps();
-    };
-    const auto end = [&](std::ptrdiff_t of) {
-      const __m512 scale = _mm512_load_ps(g.scale[of]);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) total[t] = _mm512_fmadd_ps(_mm512_add_ps(sum[t][0], sum[t][1]), scale, total[t]);
-    };
-    begin();
-    dot<T, 0, 4>(w, x, sum);
+    Sums<T, P> sum;
+    typename Floats::Parameters parameters[P];
+    Floats::template begin<T, P>(p, g, group, parameters, sum);
+    dot<T, P, 0, 4>(w, x, sum);
     if (halves) {
-      end(group);
-      begin();
+      Floats::template end<T, P>(parameters, sum, total);
+      Floats::template begin<T, P>(p, g, group + 1, parameters, sum);
     }
-    dot<T, 4, 8>(w, x, sum);
-    end(halves ? group + 1 : group);
+    dot<T, P, 4, 8>(w, x, sum);
+    Floats::template end<T, P>(parameters, sum, total);
   }
 };
 

@@ -66,9 +66,9 @@ static void enter_block(const CodeProduct& p, const unsigned char* panel, std::p
   for (const unsigned char* line = at; line < end; line += 64) _mm_prefetch(line + ahead, _MM_HINT_T0);
   d.powers = by_powers(p) && read_powers(p, at, groups, d);
   if (d.powers) return;
-  read_scales(p, at, groups, p.multiplier, d.scale);
+  read_scales<1>(p, {at}, groups, p.multiplier, {d.scale});
   const unsigned char* minimums = at + scales_bytes(p, groups);
-  if (p.minimums) read_scales(p, minimums, groups, 1.0f, d.offset);
+  if (p.minimums) read_scales<1>(p, {minimums}, groups, 1.0f, {d.offset});
   const unsigned char* zeros = minimums + (p.minimums ? scales_bytes(p, groups) : 0);
   for (std::ptrdiff_t g = 0; g < groups; ++g) {
     // Rounding by addition keeps a NaN only if its fraction has room.

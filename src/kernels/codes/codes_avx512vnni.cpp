@@ -36,6 +36,7 @@ static inline __m512i four_codes(const Int* x) {
 template <int Bits, bool Table, bool Halves>
 struct IntegerDots {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
+  static constexpr int kPlanes = high_plane(Bits) > 0 ? 2 : 1;
 
   explicit IntegerDots(const CodeProduct& p) {
     int lowest = 0;
@@ -57,66 +58,72 @@ struct IntegerDots {
   void begin(const CodeProduct& p, Groups& dst) const {
     begin_groups(p, dst, [this](__m512i v, std::ptrdiff_t g) { return zero(v, g); });
   }
-  void read(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Groups& dst) const {
-    read_groups(p, at, groups, dst, [this](__m512i v, std::ptrdiff_t g) { return zero(v, g); });
+  template <int P>
+  void read(const CodeProduct& p, const Panels<P>& at, std::ptrdiff_t groups, Groups (&dst)[P]) const {
+    read_groups<P>(p, at, groups, dst, [this](__m512i v, std::ptrdiff_t g) { return zero(v, g); });
   }
   template <int T>
   static void end_block(const Groups&, __m512 (&)[T], __m512 (&)[T][2]) {}
 
   /// Dots of quads [Q, End) of a step, on top of minus zero times the sum of x.
-  template <int T, int Q, int End>
-  void dot(const unsigned char* w, const std::int8_t* x, __m512i (&sum)[T]) const {
+  template <int T, int P, int Q, int End>
+  void dot(const Panels<P>& w, const std::int8_t* x, __m512i (&sum)[P][T]) const {
     if constexpr (Q < End) {
-      __m512i values = quad<Bits, Q>(w);
-      if (Table) values = _mm512_shuffle_epi8(levels, values);
+      __m512i activations[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sum[t] = _mm512_dpbusd_epi32(sum[t], values, four_codes(x + t * kCodeStep + 4 * Q));
-      dot<T, Q + 1, End>(w, x, sum);
+      for (int t = 0; t < T; ++t) activations[t] = four_codes(x + t * kCodeStep + 4 * Q);
+#pragma GCC unroll 8
+      for (int i = 0; i < P; ++i) {
+        __m512i values = quad<Bits, Q>(w[i]);
+        if (Table) values = _mm512_shuffle_epi8(levels, values);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], values, activations[t]);
+      }
+      dot<T, P, Q + 1, End>(w, x, sum);
     }
   }
 
-  template <int T>
-  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Groups& g,
-            std::ptrdiff_t group, __m512 (&total)[T], __m512 (&)[T][2]) const {
-    constexpr int kLines = static_cast<int>(kStepBytes / 64);
+  template <int T, int P>
+  void step(const CodeProduct& p, const Panels<P>& w, std::ptrdiff_t s, const Groups (&g)[P], std::ptrdiff_t group,
+            __m512 (&total)[P][T], __m512 (&)[P][T][2]) const {
     constexpr int kParts = Halves ? 2 : 1;
-#pragma GCC unroll 8
-    for (int line = 0; line < kLines; ++line) _mm_prefetch(w + ahead + 64 * line, _MM_HINT_T0);
     const std::int8_t* x = p.x8.codes + s * T * kCodeStep;
     const std::int16_t* negated = p.x8.sums + s * T * 2;
     const float* scales = p.x8.scales + s * T;
 #pragma GCC unroll 2
     for (int part = 0; part < kParts; ++part) {
-      const __m512i zeros = _mm512_load_si512(g.zero[group + part]);
-      const __m512 scale = _mm512_load_ps(g.scale[group + part]);
-      __m512i sum[T];
+      __m512i sum[P][T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        int both;
-        __builtin_memcpy(&both, negated + 2 * t, sizeof both);
-        sum[t] = _mm512_madd_epi16(zeros, _mm512_set1_epi32(both));
+      for (int i = 0; i < P; ++i) {
+        const __m512i zeros = _mm512_load_si512(g[i].zero[group + part]);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sum[i][t] = _mm512_madd_epi16(zeros, four_codes(negated + 2 * t));
       }
       if constexpr (!Halves) {
-        dot<T, 0, 8>(w, x, sum);
+        dot<T, P, 0, 8>(w, x, sum);
       } else if (part == 0) {
-        dot<T, 0, 4>(w, x, sum);
+        dot<T, P, 0, 4>(w, x, sum);
       } else {
-        dot<T, 4, 8>(w, x, sum);
+        dot<T, P, 4, 8>(w, x, sum);
       }
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]), _mm512_set1_ps(scales[t]));
-        total[t] = _mm512_fmadd_ps(scaled, scale, total[t]);
+      for (int i = 0; i < P; ++i) {
+        const __m512 scale = _mm512_load_ps(g[i].scale[group + part]);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[i][t]), _mm512_set1_ps(scales[t]));
+          total[i][t] = _mm512_fmadd_ps(scaled, scale, total[i][t]);
+        }
       }
       if (p.minimums) {
-        const __m512 minimum = _mm512_load_ps(g.minimum[group + part]);
         const __m512i ones = _mm512_set1_epi32(!Halves ? 0x00010001 : part == 0 ? 1 : 0x00010000);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
-          int both;
-          __builtin_memcpy(&both, negated + 2 * t, sizeof both);
-          const __m512 minus_x = _mm512_cvtepi32_ps(_mm512_madd_epi16(ones, _mm512_set1_epi32(both)));
-          total[t] = _mm512_fnmadd_ps(_mm512_mul_ps(minus_x, _mm512_set1_ps(scales[t])), minimum, total[t]);
+          const __m512 minus_x = _mm512_cvtepi32_ps(_mm512_madd_epi16(ones, four_codes(negated + 2 * t)));
+          const __m512 scaled = _mm512_mul_ps(minus_x, _mm512_set1_ps(scales[t]));
+#pragma GCC unroll 8
+          for (int i = 0; i < P; ++i)
+            total[i][t] = _mm512_fnmadd_ps(scaled, _mm512_load_ps(g[i].minimum[group + part]), total[i][t]);
         }
       }
     }
@@ -130,6 +137,7 @@ struct IntegerDots {
 template <int Bits, bool Nibbles>
 struct PairDots {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
+  static constexpr int kPlanes = high_plane(Bits) > 0 ? 2 : 1;
 
   explicit PairDots(const CodeProduct& p) : zero(_mm512_set1_epi32(p.zero)), multiplier(_mm512_set1_ps(p.multiplier)) {}
   __m512i zero;
@@ -139,9 +147,11 @@ struct PairDots {
     const unsigned char *scale, *minimum, *shared_scale, *shared_minimum;
   };
   static void begin(const CodeProduct&, Block&) {}
-  static void read(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Block& dst) {
+  template <int P>
+  static void read(const CodeProduct& p, const Panels<P>& at, std::ptrdiff_t groups, Block (&dst)[P]) {
     const std::ptrdiff_t bytes = scales_bytes(p, groups), shared = bytes - 2 * kCodeRows;
-    dst = {at, at + bytes, at + shared, at + bytes + shared};
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) dst[i] = {at[i], at[i] + bytes, at[i] + shared, at[i] + bytes + shared};
   }
   static __m512i line(const unsigned char* at) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
@@ -161,47 +171,55 @@ struct PairDots {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
   }
 
-  template <int T, int Q, int End>
-  static void dot(const unsigned char* w, const std::int8_t* x, __m512i (&sum)[T]) {
+  template <int T, int P, int Q, int End>
+  static void dot(const Panels<P>& w, const std::int8_t* x, __m512i (&sum)[P][T]) {
     if constexpr (Q < End) {
-      const __m512i values = quad<Bits, Q>(w);
+      __m512i activations[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sum[t] = _mm512_dpbusd_epi32(sum[t], values, four_codes(x + t * kCodeStep + 4 * Q));
-      dot<T, Q + 1, End>(w, x, sum);
+      for (int t = 0; t < T; ++t) activations[t] = four_codes(x + t * kCodeStep + 4 * Q);
+#pragma GCC unroll 8
+      for (int i = 0; i < P; ++i) {
+        const __m512i values = quad<Bits, Q>(w[i]);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], values, activations[t]);
+      }
+      dot<T, P, Q + 1, End>(w, x, sum);
     }
   }
 
-  template <int T>
-  void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t ahead, std::ptrdiff_t s, const Block& g,
-            std::ptrdiff_t group, __m512 (&)[T], __m512 (&part)[T][2]) const {
-#pragma GCC unroll 8
-    for (int i = 0; i < static_cast<int>(kStepBytes / 64); ++i) _mm_prefetch(w + ahead + 64 * i, _MM_HINT_T0);
+  template <int T, int P>
+  void step(const CodeProduct& p, const Panels<P>& w, std::ptrdiff_t s, const Block (&g)[P], std::ptrdiff_t group,
+            __m512 (&)[P][T], __m512 (&part)[P][T][2]) const {
     const std::int8_t* x = p.x8.codes + s * T * kCodeStep;
     const std::int16_t* negated = p.x8.sums + s * T * 2;
     const float* scales = p.x8.scales + s * T;
-    __m512i low[T], high[T];
+    __m512i low[P][T], high[P][T];
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      low[t] = high[t] = _mm512_setzero_si512();
-      if (!Nibbles) {
-        low[t] = _mm512_madd_epi16(zero, four_codes(negated + 2 * t));
-        high[t] = _mm512_madd_epi16(_mm512_slli_epi32(zero, 16), four_codes(negated + 2 * t));
+      const __m512i none = _mm512_setzero_si512(), both = four_codes(negated + 2 * t);
+#pragma GCC unroll 8
+      for (int i = 0; i < P; ++i) {
+        low[i][t] = Nibbles ? none : _mm512_madd_epi16(zero, both);
+        high[i][t] = Nibbles ? none : _mm512_madd_epi16(_mm512_slli_epi32(zero, 16), both);
       }
     }
-    dot<T, 0, 4>(w, x, low);
-    dot<T, 4, 8>(w, x, high);
-    const __m512i scale = pair(g.scale, group);
+    dot<T, P, 0, 4>(w, x, low);
+    dot<T, P, 4, 8>(w, x, high);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      const __m512 dots = _mm512_cvtepi32_ps(_mm512_madd_epi16(join(low[t], high[t]), scale));
-      part[t][0] = _mm512_fmadd_ps(dots, _mm512_set1_ps(scales[t]), part[t][0]);
-    }
-    if constexpr (Nibbles) {
-      const __m512i minimum = pair(g.minimum, group);
+    for (int i = 0; i < P; ++i) {
+      const __m512i scale = pair(g[i].scale, group);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const __m512 minus = _mm512_cvtepi32_ps(_mm512_madd_epi16(minimum, four_codes(negated + 2 * t)));
-        part[t][1] = _mm512_fmadd_ps(minus, _mm512_set1_ps(scales[t]), part[t][1]);
+        const __m512 dots = _mm512_cvtepi32_ps(_mm512_madd_epi16(join(low[i][t], high[i][t]), scale));
+        part[i][t][0] = _mm512_fmadd_ps(dots, _mm512_set1_ps(scales[t]), part[i][t][0]);
+      }
+      if constexpr (Nibbles) {
+        const __m512i minimum = pair(g[i].minimum, group);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          const __m512 minus = _mm512_cvtepi32_ps(_mm512_madd_epi16(minimum, four_codes(negated + 2 * t)));
+          part[i][t][1] = _mm512_fmadd_ps(minus, _mm512_set1_ps(scales[t]), part[i][t][1]);
+        }
       }
     }
   }

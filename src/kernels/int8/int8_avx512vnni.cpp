@@ -107,15 +107,16 @@ struct Tiles {
 void multiply(const Int8Product& p) noexcept { Tiles<kTileRows>::multiply(p); }
 
 void read_groups(const CodeProduct& p, const unsigned char* panel, float* scales, std::int32_t* zeros) noexcept {
-  Groups groups;
+  Groups groups[1];
   std::ptrdiff_t group = 0;
   for (std::ptrdiff_t s0 = 0; s0 < p.steps; s0 += p.block_steps) {
     const std::ptrdiff_t steps = p.steps - s0 < p.block_steps ? p.steps - s0 : p.block_steps;
     const std::ptrdiff_t count = block_groups(p, steps);
-    read_groups(p, panel + steps * code_step_bytes(p.bits), count, groups, [](__m512i v, std::ptrdiff_t) { return v; });
+    read_groups<1>(p, {panel + steps * code_step_bytes(p.bits)}, count, groups,
+                   [](__m512i v, std::ptrdiff_t) { return v; });
     for (std::ptrdiff_t g = 0; g < count; ++g, ++group) {
-      _mm512_storeu_ps(scales + group * kPanelColumns, _mm512_load_ps(groups.scale[g]));
-      if (p.zeros) _mm512_storeu_si512(zeros + group * kPanelColumns, _mm512_load_si512(groups.zero[g]));
+      _mm512_storeu_ps(scales + group * kPanelColumns, _mm512_load_ps(groups[0].scale[g]));
+      if (p.zeros) _mm512_storeu_si512(zeros + group * kPanelColumns, _mm512_load_si512(groups[0].zero[g]));
     }
     panel += block_bytes(p, steps, count);
   }
