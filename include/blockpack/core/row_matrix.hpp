@@ -39,15 +39,20 @@ template <class F>
 concept TwoFourFormat = RowFormat<F> && requires(const F& f) {
   { f.two_four() } -> std::same_as<bool>;
 };
+/// A format that may be too wide for codes and then has packed values; it says so.
+template <class F>
+concept WideFormat = RowFormat<F> && requires(const F& f) {
+  { f.packs_values() } -> std::same_as<bool>;
+};
 }  // namespace detail
 
 /// W [out, in] in row format F: y [tokens, out] = epilogue(x [tokens, in] · Wᵀ).
 ///
 /// A dense format has a packed form, built as the pack policy says, and so has one that keeps two of four, in bf16 or
-/// float32 whatever its values are stored in. A format of integer codes (CodeFormat) has one at
-/// levels that multiply codes: up to code_tokens() tokens meet the codes themselves, more meet panels decoded from them
-/// or, at levels that cannot, from the stored rows. So do all tokens of other formats, for which every policy acts as
-/// `none` (packed_bytes() is 0).
+/// float32 whatever its values are stored in, and one too wide for codes. A format of integer codes (CodeFormat) has
+/// one at levels that multiply codes: up to code_tokens() tokens meet the codes themselves, more meet panels decoded
+/// from them or, at levels that cannot, from the stored rows. So do all tokens of other formats, for which every policy
+/// acts as `none` (packed_bytes() is 0).
 template <RowFormat F>
 class RowMatrix {
  public:
@@ -179,7 +184,8 @@ class RowMatrix {
     detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
     const Activations mode = activation_mode(x.rows(), how);
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    if (const auto* packed = packed_form(x.rows(), mode, how)) return matmul(x, *packed, y, mode, how);
+    if (const PackedWeights* packed = packed_values(mode, how)) return matmul(x, *packed, y, mode, how);
+    if (const PackedCodes* packed = packed_codes(x.rows(), mode, how)) return matmul(x, *packed, y, mode, how);
 #endif
     require_stored("apply");
     matmul(x, source(), y, mode, how);
@@ -193,14 +199,16 @@ class RowMatrix {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     const Activations mode = activation_mode(x.rows(), how);
     if (mode != Activations::int8_token && mode == gate.activation_mode(x.rows(), how)) {
-      const auto* packed = packed_form(x.rows(), mode, how);
-      const auto* packed_gate = gate.packed_form(x.rows(), mode, how);
-      const auto same_type = [](const auto& a, const auto& b) {
-        if constexpr (requires { a.type(); }) return a.type() == b.type();
+      const auto multiply = [&](const auto* packed, const auto* packed_gate) {
+        if (packed == nullptr || packed_gate == nullptr) return false;
+        if constexpr (requires { packed->type(); }) {
+          if (packed->type() != packed_gate->type()) return false;
+        }
+        matmul(x, *packed, y, mode, how, packed_gate);
         return true;
       };
-      if (packed != nullptr && packed_gate != nullptr && same_type(*packed, *packed_gate))
-        return matmul(x, *packed, y, mode, how, packed_gate);
+      if (multiply(packed_values(mode, how), gate.packed_values(mode, how))) return;
+      if (multiply(packed_codes(x.rows(), mode, how), gate.packed_codes(x.rows(), mode, how))) return;
     }
 #endif
     detail::apply_gated_apart(*this, gate, x, y, how);
@@ -297,6 +305,9 @@ class RowMatrix {
     if constexpr (detail::TwoFourFormat<F>) {
       if (format_.two_four()) return WeightLayout::two_four;
     }
+    if constexpr (detail::WideFormat<F>) {
+      if (format_.packs_values()) return WeightLayout::dense;
+    }
     return std::nullopt;
   }
   /// Values that are exact in bf16 are packed as bf16 for every mode; wider ones as the mode computes.
@@ -309,17 +320,18 @@ class RowMatrix {
     return code_spec_ && cache_->serves_codes() && multiplies_codes(how.level());
   }
 
-  /// The packed form such an apply computes from, or null where it takes the stored one.
-  auto packed_form([[maybe_unused]] index_t tokens, Activations mode, const ApplyOptions& how) const {
-    if constexpr (detail::DenseRowFormat<F> || detail::TwoFourFormat<F>) {
-      return weight_layout() ? cache_->get(source(), weight_type(mode), how.execution, released_) : nullptr;
-    } else if constexpr (CodeFormat<F>) {
+  /// The packed values, or codes, such an apply computes from; null where there are none or it takes the stored form.
+  const PackedWeights* packed_values(Activations mode, const ApplyOptions& how) const {
+    return weight_layout() ? cache_->get(source(), weight_type(mode), how.execution, released_) : nullptr;
+  }
+  const PackedCodes* packed_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] Activations mode,
+                                  [[maybe_unused]] const ApplyOptions& how) const {
+    if constexpr (CodeFormat<F>) {
       const bool decoded = mode == Activations::bf16 && decodes_codes(how.execution.level());
       const bool codes = by_codes(tokens, how) || (packs_codes(how.execution) && (decoded || released_));
-      return codes ? cache_->get(code_source(), how.execution) : nullptr;
-    } else {
-      return static_cast<const PackedCodes*>(nullptr);
+      if (codes) return cache_->get(code_source(), how.execution);
     }
+    return nullptr;
   }
 #endif
 

@@ -83,6 +83,9 @@ struct Bfp {
   /// Mantissas of up to 9 bits with sign are bf16 values; those below 2^-126 only after rounding.
   bool exact_in_bf16() const noexcept { return mantissa_bits <= 9; }
 
+  /// Wider mantissas than codes have are multiplied as bf16 or float32.
+  bool packs_values() const noexcept { return mantissa_bits > 8; }
+
   /// `exponents`: one byte a block; `codes`: two's complement, w bits, a little-endian bit stream.
   std::vector<SectionSpec> sections(index_t cols) const {
     validate();
@@ -171,7 +174,7 @@ struct Bfp {
 
   /// Mantissas of up to 8 bits, biased by half their range.
   std::optional<CodeSpec> code_spec(index_t /*cols*/, std::span<const std::byte* const> /*src*/) const {
-    if (mantissa_bits > 8) return std::nullopt;
+    if (packs_values()) return std::nullopt;
     CodeSpec spec;
     spec.bits = CodeSpec::packed_width(mantissa_bits);
     spec.zero = 1 << (spec.bits - 1);

@@ -7,6 +7,8 @@
 ///     values up to  63   2 * 127 * 63 * 2 = 32004: two (6 bits)
 ///     values up to 255   as 16 * high + low, 2 * 127 * 15 * 8 = 30480: eight of each digit (8 bits, other tables)
 ///
+/// Codes of 2 bits whose groups of 16 have scales of 4 bits meet their scale in the last of these additions (vpmaddwd),
+/// 1.9 times as fast as with scales as floats.
 /// So nothing saturates, and the sum of a step, on top of minus what lift and zero add to it, is exact. f32
 /// activations: bytes become floats by OR with the bits of a power of two and one subtraction that also takes the zero
 /// away, then multiply-adds (why not integers: codes_avx512.cpp). Codes that are floats of 6 or 8 bits get sign,
@@ -31,7 +33,7 @@ namespace {
 
 /// The dots of one step. Wide: values go up to 255. Halves: two groups of 16 in it.
 template <int Bits, bool Wide, bool Halves>
-struct IntegerDots {
+struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Wide, Halves>> {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
   static constexpr bool kHalves = Halves;
   static constexpr int kDigits = Wide ? 2 : 1;
@@ -150,6 +152,91 @@ struct IntegerDots {
   }
 };
 
+/// The dots of codes of 2 bits whose groups of 16 have scales and minimums of 4 bits times what a block shares:
+/// products stay in 16 bits (2 * 127 * 3 * 4) until one vpmaddwd multiplies them by their scale, and the sums of a
+/// block get what it shares once.
+struct NibbleDots {
+  static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(2);
+  static constexpr bool kHalves = true;
+
+  explicit NibbleDots(const CodeProduct& p) : multiplier(p.multiplier) {}
+  float multiplier;
+
+  struct Block {
+    const unsigned char *scale, *minimum, *shared_scale, *shared_minimum;
+    vf sums[kParts][8], minus[kParts][8];  ///< per token, before what the block shares
+  };
+  static void begin(const CodeProduct&, Block& dst) {
+    for (int part = 0; part < kParts; ++part)
+      for (int t = 0; t < 8; ++t) dst.sums[part][t] = dst.minus[part][t] = splat_v(0.0f);
+  }
+  static void read(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Block& dst) {
+    const std::ptrdiff_t bytes = scales_bytes(p, groups), shared = bytes - 2 * kCodeRows;
+    dst.scale = at;
+    dst.minimum = at + bytes;
+    dst.shared_scale = at + shared;
+    dst.shared_minimum = at + bytes + shared;
+  }
+
+  template <int T>
+  static void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, Block& g, std::ptrdiff_t group,
+                   vf (&)[kParts][T]) {
+    const std::int8_t* x = p.x8.codes + s * T * kCodeStep;
+    const __m256i low_bits = _mm256_set1_epi16(15);
+    const __m256i twice = _mm256_setr_epi8(0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1,  //
+                                           4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1);
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part) {
+      const std::ptrdiff_t at = group / 2 * kCodeRows + part * kLanes;
+      // Both groups' numbers of a row: twice in its lane, and side by side.
+      const __m256i bytes = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(eight_bytes(g.scale + at)), twice);
+      const __m256i scale[2] = {_mm256_and_si256(bytes, low_bits),
+                                _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low_bits)};
+      const __m256i wide = _mm256_cvtepu8_epi32(eight_bytes(g.minimum + at));
+      const __m256i minimums = _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi32(wide, 12)), low_bits);
+      __m256i sum[T];
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        __m256i chain[T];
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q) {
+          const __m256i values = quad<2>(w, 4 * half + q, part);
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t) {
+            const __m256i four = four_codes(x + t * kCodeStep + 16 * half + 4 * q);
+            const __m256i product = _mm256_maddubs_epi16(values, four);
+            chain[t] = q == 0 ? product : _mm256_add_epi16(chain[t], product);
+          }
+        }
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          const __m256i scaled = _mm256_madd_epi16(chain[t], scale[half]);
+          sum[t] = half == 0 ? scaled : _mm256_add_epi32(sum[t], scaled);
+        }
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const vf unit = splat_v(p.x8.scales[s * T + t]);
+        const __m256i minus = _mm256_madd_epi16(minimums, two_sums(p.x8.sums + (s * T + t) * 2));
+        g.sums[part][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), unit, g.sums[part][t]);
+        g.minus[part][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(minus), unit, g.minus[part][t]);
+      }
+    }
+  }
+  template <int T>
+  void end_block(Block& g, vf (&total)[kParts][T]) const {
+    for (int part = 0; part < kParts; ++part) {
+      const vf scale = mul_v(fp16_v(g.shared_scale + 2 * kLanes * part), splat_v(multiplier));
+      const vf minimum = fp16_v(g.shared_minimum + 2 * kLanes * part);
+      for (int t = 0; t < T; ++t) {
+        total[part][t] = _mm256_fmadd_ps(g.sums[part][t], scale, total[part][t]);
+        total[part][t] = _mm256_fnmadd_ps(g.minus[part][t], minimum, total[part][t]);
+        g.sums[part][t] = g.minus[part][t] = splat_v(0.0f);
+      }
+    }
+  }
+};
+
 /// The values of codes that are floats: those of 8 rows in byte `place` of all lanes. Nothing for other widths.
 template <int Bits>
 struct SmallFloat {
@@ -202,7 +289,7 @@ struct SmallFloat<4> {
 /// The multiply-adds of one step. Affine: weights get their scale and minimum before they are multiplied, as they would
 /// be decoded; otherwise sums get the scale. Halves: two groups of 16 in a step. Small: codes are floats.
 template <int Bits, bool Affine, bool Halves, bool Small>
-struct FloatDots {
+struct FloatDots : DotsWithGroups<FloatDots<Bits, Affine, Halves, Small>> {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
   static constexpr bool kHalves = Halves;
 
@@ -297,6 +384,7 @@ void few_int8_of(const CodeProduct& p) {
 void few_int8(const CodeProduct& p) noexcept {
   switch (p.bits) {
     case 2:
+      if (p.group_steps == 0 && !p.zeros && p.scale == 5 && p.minimums && p.zero == 0) return few_codes<NibbleDots>(p);
       return few_int8_of<2>(p);
     case 3:
       return few_int8_of<3>(p);

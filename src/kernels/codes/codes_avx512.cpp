@@ -6,7 +6,7 @@
 /// Why not integers: the bound of f32 activations is relative to Σ|x w|, and x written as three int8 planes has an
 /// error relative to the largest x of its group, which a weight of 0 may remove from that sum.
 ///
-/// Four panels of 16 rows are walked side by side, each fetched 2 KB ahead. 16 rows x 32 k of 4-bit codes take
+/// Four panels of 16 rows are walked side by side, two of codes of two planes. 16 rows x 32 k of 4-bit codes take
 /// 28 shifts, 32 permutes and 32 multiply-adds, 46 cycles of two ports; of 2-bit codes 47, of 3-bit codes 60, of 8-bit
 /// codes 52, of 5- and 6-bit codes 66. Codes that are floats of 6 or 8 bits are looked up as bf16, which all their
 /// values are: 64 words in two registers (vpermi2w), of 8 bits two look-ups and the sign; each half of a lane is then a

@@ -4,10 +4,13 @@
 /// (vpshufb; the levels are lifted so that none is negative), 8-bit codes are used from memory. The sum of a step
 /// starts at minus what lift and zero add to it, and is exact.
 ///
-/// Four panels of 16 rows are walked side by side, each fetched 2 KB ahead into L1. For 16 rows x 32 k one token takes
-/// 8 dots and about 6 float operations, and to get the bytes 14 operations on codes of 2 bits, 29 on 3, 12 on 4 (20
-/// with a look-up), 27 on 5, 26 on 6: 14 to 22 cycles of two ports, where reading takes 17 (2 bits) to 70 (8) at the
-/// bandwidth of the last-level cache. Expected limit: memory for 1 and 2 tokens, then the dots (8 a token and step).
+/// Four panels of 16 rows are walked side by side, two of codes of two planes, fetched 8 KB ahead in all into L1. For
+/// 16 rows x 32 k one token takes 8 dots and about 6 float operations, to get the bytes 14 operations on codes of 2
+/// bits, 29 on 3, 12 on 4 (20 with a look-up), 27 on 5, 26 on 6, and 2 to 6 for the scale of a group: 14 to 22 cycles
+/// of two ports, where reading takes 17 (2 bits) to 70 (8) at the bandwidth of the last-level cache of Sapphire Rapids,
+/// 9 to 36 of Zen
+/// 5. Expected limit: memory for 1 and 2 tokens (on Zen 5 these instructions below 8 bits), then the dots (8 a token
+/// and step).
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)

@@ -113,7 +113,7 @@ struct SmallFloat<4> {
 /// The multiply-adds of one step. Affine: weights get their scale and minimum before they are multiplied, as they would
 /// be decoded; otherwise sums get the scale. Halves: two groups of 16 in a step. Small: codes are floats.
 template <int Bits, bool Affine, bool Halves, bool Small>
-struct FloatDots {
+struct FloatDots : DotsWithGroups<FloatDots<Bits, Affine, Halves, Small>> {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
   static constexpr bool kHalves = Halves;
 
