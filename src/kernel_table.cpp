@@ -26,6 +26,7 @@ constexpr Step kSteps[] = {
        install_block_sparse_scalar(t.block_sparse, f);
        install_codes_scalar(t.codes, f);
        install_two_four_scalar(t.two_four, f);
+       install_two_four_codes_scalar(t.two_four, f);
        install_couple_scalar(t.couple, f);
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
@@ -40,6 +41,7 @@ constexpr Step kSteps[] = {
        install_block_sparse_avx2(t.block_sparse, f);
        install_codes_avx2(t.codes, f);
        install_two_four_avx2(t.two_four, f);
+       install_two_four_codes_avx2(t.two_four, f);
        install_couple_avx2(t.couple, f);
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
@@ -55,6 +57,7 @@ constexpr Step kSteps[] = {
        install_block_sparse_avx512(t.block_sparse, f);
        install_codes_avx512(t.codes, f);
        install_two_four_avx512(t.two_four, f);
+       install_two_four_codes_avx512(t.two_four, f);
        install_couple_avx512(t.couple, f);
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
@@ -67,6 +70,7 @@ constexpr Step kSteps[] = {
     {Isa::avx512vnni, 0,
      [](KernelTable& t, Features f) {
        install_codes_avx512vnni(t.codes, f);
+       install_two_four_codes_avx512vnni(t.two_four, f);
        install_int8_avx512vnni(t.int8, f);
        install_block_sparse_avx512vnni(t.block_sparse, f);
      }},
@@ -94,6 +98,7 @@ constexpr Step kSteps[] = {
        install_block_sparse_neon(t.block_sparse, f);
        install_codes_neon(t.codes, f);
        install_two_four_neon(t.two_four, f);
+       install_two_four_codes_neon(t.two_four, f);
        install_couple_neon(t.couple, f);
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);
@@ -102,7 +107,11 @@ constexpr Step kSteps[] = {
      }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_DOT)
-    {Isa::neon_dot, 0, [](KernelTable& t, Features f) { install_codes_neon_dot(t.codes, f); }},
+    {Isa::neon_dot, 0,
+     [](KernelTable& t, Features f) {
+       install_codes_neon_dot(t.codes, f);
+       install_two_four_codes_neon_dot(t.two_four, f);
+     }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_BF16)
     {Isa::neon_dot, kArmBf16, [](KernelTable& t, Features f) { install_dense_neon_bf16(t.dense, f); }},

@@ -44,7 +44,7 @@ concept TwoFourFormat = RowFormat<F> && requires(const F& f) {
 /// W [out, in] in row format F: y [tokens, out] = epilogue(x [tokens, in] · Wᵀ).
 ///
 /// A dense format has a packed form, built as the pack policy says, and so has one that keeps two of four, in bf16 or
-/// float32 whatever its values are stored in. A format of integer codes (CodeFormat) has one at
+/// float32 unless its values are codes. A format of integer codes (CodeFormat) has one at
 /// levels that multiply codes: up to code_tokens() tokens meet the codes themselves, more meet panels decoded from them
 /// or, at levels that cannot, from the stored rows. So do all tokens of other formats, for which every policy acts as
 /// `none` (packed_bytes() is 0).
@@ -129,10 +129,10 @@ class RowMatrix {
   std::size_t packed_bytes_needed() const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     const Isa level = Execution().level();
+    if (code_spec_) return multiplies_codes(level) ? PackedCodes::bytes_needed(shape_, *code_spec_) : 0;
     if (const std::optional<WeightLayout> layout = weight_layout())
       return PackedWeights::bytes_needed(shape_, weight_type(resolve(Activations::automatic, mode_bits(), level)),
                                          level, *layout);
-    if (code_spec_ && multiplies_codes(level)) return PackedCodes::bytes_needed(shape_, *code_spec_);
 #endif
     return 0;
   }
@@ -179,7 +179,8 @@ class RowMatrix {
     detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
     const Activations mode = activation_mode(x.rows(), how);
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    if (const auto* packed = packed_form(x.rows(), mode, how)) return matmul(x, *packed, y, mode, how);
+    if (const PackedCodes* codes = packed_codes(x.rows(), mode, how)) return matmul(x, *codes, y, mode, how);
+    if (const PackedWeights* packed = packed_weights(mode, how)) return matmul(x, *packed, y, mode, how);
 #endif
     require_stored("apply");
     matmul(x, source(), y, mode, how);
@@ -193,13 +194,12 @@ class RowMatrix {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     const Activations mode = activation_mode(x.rows(), how);
     if (mode != Activations::int8_token && mode == gate.activation_mode(x.rows(), how)) {
-      const auto* packed = packed_form(x.rows(), mode, how);
-      const auto* packed_gate = gate.packed_form(x.rows(), mode, how);
-      const auto same_type = [](const auto& a, const auto& b) {
-        if constexpr (requires { a.type(); }) return a.type() == b.type();
-        return true;
-      };
-      if (packed != nullptr && packed_gate != nullptr && same_type(*packed, *packed_gate))
+      const PackedCodes* codes = packed_codes(x.rows(), mode, how);
+      const PackedCodes* gate_codes = gate.packed_codes(x.rows(), mode, how);
+      if (codes != nullptr && gate_codes != nullptr) return matmul(x, *codes, y, mode, how, gate_codes);
+      const PackedWeights* packed = packed_weights(mode, how);
+      const PackedWeights* packed_gate = gate.packed_weights(mode, how);
+      if (packed != nullptr && packed_gate != nullptr && packed->type() == packed_gate->type())
         return matmul(x, *packed, y, mode, how, packed_gate);
     }
 #endif
@@ -240,13 +240,14 @@ class RowMatrix {
     cache_ = std::make_shared<PackedCache>(layout || CodeFormat<F> ? policy : PackPolicy::none(),
                                            layout.value_or(WeightLayout::dense));
     const Execution how;
-    if (layout) {
+    if constexpr (CodeFormat<F>) {
+      if (!shape_empty()) code_spec_ = format_.code_spec(shape_.cols, row_pointers(0).span());
+      if (code_spec_ && multiplies_codes(how.level())) cache_->pack_ahead(code_source(), how);
+    }
+    if (layout && !code_spec_) {
       const bool ahead = policy.kind == PackPolicy::Kind::ahead || policy.kind == PackPolicy::Kind::into;
       if (ahead)
         cache_->pack_ahead(source(), weight_type(resolve(Activations::automatic, mode_bits(), how.level())), how);
-    } else if constexpr (CodeFormat<F>) {
-      if (!shape_empty()) code_spec_ = format_.code_spec(shape_.cols, row_pointers(0).span());
-      if (code_spec_ && multiplies_codes(how.level())) cache_->pack_ahead(code_source(), how);
     }
 #else
     static_cast<void>(policy);
@@ -309,17 +310,23 @@ class RowMatrix {
     return code_spec_ && cache_->serves_codes() && multiplies_codes(how.level());
   }
 
-  /// The packed form such an apply computes from, or null where it takes the stored one.
-  auto packed_form([[maybe_unused]] index_t tokens, Activations mode, const ApplyOptions& how) const {
-    if constexpr (detail::DenseRowFormat<F> || detail::TwoFourFormat<F>) {
-      return weight_layout() ? cache_->get(source(), weight_type(mode), how.execution, released_) : nullptr;
-    } else if constexpr (CodeFormat<F>) {
+  /// The packed form such an apply computes from, or null where it takes the other one or what is stored.
+  const PackedCodes* packed_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] Activations mode,
+                                  [[maybe_unused]] const ApplyOptions& how) const {
+    if constexpr (CodeFormat<F>) {
       const bool decoded = mode == Activations::bf16 && decodes_codes(how.execution.level());
-      const bool codes = by_codes(tokens, how) || (packs_codes(how.execution) && (decoded || released_));
+      const bool codes =
+          by_codes(tokens, how) || (packs_codes(how.execution) && (decoded || released_ || code_spec_->two_four));
       return codes ? cache_->get(code_source(), how.execution) : nullptr;
-    } else {
-      return static_cast<const PackedCodes*>(nullptr);
     }
+    return nullptr;
+  }
+  const PackedWeights* packed_weights([[maybe_unused]] Activations mode,
+                                      [[maybe_unused]] const ApplyOptions& how) const {
+    if constexpr (detail::DenseRowFormat<F> || detail::TwoFourFormat<F>) {
+      if (weight_layout() && !code_spec_) return cache_->get(source(), weight_type(mode), how.execution, released_);
+    }
+    return nullptr;
   }
 #endif
 
