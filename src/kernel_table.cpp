@@ -24,6 +24,8 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_scalar(t.dense, f);
        install_block_sparse_scalar(t.block_sparse, f);
+       install_bitmask_scalar(t.block_sparse, f);
+       install_strips_scalar(t.block_sparse, f);
        install_codes_scalar(t.codes, f);
        install_two_four_scalar(t.two_four, f);
        install_two_four_codes_scalar(t.two_four, f);
@@ -39,6 +41,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx2(t.dense, f);
        install_block_sparse_avx2(t.block_sparse, f);
+       install_bitmask_avx2(t.block_sparse, f);
        install_codes_avx2(t.codes, f);
        install_two_four_avx2(t.two_four, f);
        install_two_four_codes_avx2(t.two_four, f);
@@ -55,6 +58,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx512(t.dense, f);
        install_block_sparse_avx512(t.block_sparse, f);
+       install_bitmask_avx512(t.block_sparse, f);
        install_codes_avx512(t.codes, f);
        install_two_four_avx512(t.two_four, f);
        install_two_four_codes_avx512(t.two_four, f);
@@ -73,6 +77,7 @@ constexpr Step kSteps[] = {
        install_two_four_codes_avx512vnni(t.two_four, f);
        install_int8_avx512vnni(t.int8, f);
        install_block_sparse_avx512vnni(t.block_sparse, f);
+       install_strips_avx512vnni(t.block_sparse, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512BF16)
@@ -83,6 +88,10 @@ constexpr Step kSteps[] = {
        install_codes_avx512bf16(t.codes, f);
        install_two_four_avx512bf16(t.two_four, f);
      }},
+#endif
+#if defined(BLOCKPACK_WITH_AVX512VBMI2)
+    {Isa::avx512vnni, kAvx512Bf16 | kVbmi2,
+     [](KernelTable& t, Features f) { install_bitmask_avx512vbmi2(t.block_sparse, f); }},
 #endif
 #if defined(BLOCKPACK_WITH_AMX)
     {Isa::amx, 0,
@@ -96,6 +105,7 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_neon(t.dense, f);
        install_block_sparse_neon(t.block_sparse, f);
+       install_bitmask_neon(t.block_sparse, f);
        install_codes_neon(t.codes, f);
        install_two_four_neon(t.two_four, f);
        install_two_four_codes_neon(t.two_four, f);
