@@ -115,10 +115,31 @@ struct TiledRows {
   ScratchMemory data;
 };
 
+using Expand = void (*)(const unsigned char* w, std::ptrdiff_t units, std::uint16_t* dst) noexcept;
+
+/// The product of half-panels from `half0` on, whose units get their zeros back one half-panel at a time, in L2.
+void multiply_expanded(const kernels::BlockSparseProduct& p, const kernels::BlockSparseKernel& kernel, Expand expand,
+                       const PackedBlockSparse& w, index_t half0) {
+  index_t most = 0;
+  for (index_t h = 0; h < p.halves; ++h) most = std::max(most, p.first[h + 1] - p.first[h]);
+  auto units = AlignedBuffer<std::uint16_t>::uninitialized(most * kSparseUnit);
+  for (index_t h = 0; h < p.halves; ++h) {
+    const index_t first[2] = {0, p.first[h + 1] - p.first[h]};
+    expand(reinterpret_cast<const unsigned char*>(w.data()) + w.weights_first()[static_cast<std::size_t>(half0 + h)],
+           first[1], units.data());
+    kernels::BlockSparseProduct b = p;
+    b.halves = 1;
+    b.first = first;
+    b.steps = p.steps + p.first[h];
+    b.w = units.data();
+    b.y = p.y + h * kSparseColumns;
+    kernel.multiply.fn(b);
+  }
+}
+
 /// `expand`: for weights without their zeros.
 void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& kernel, const PackedBlockSparse& w,
-                           const kernels::Int8Kernels* int8,
-                           void (*expand)(const unsigned char*, std::ptrdiff_t, std::uint16_t*) noexcept) {
+                           const kernels::Int8Kernels* int8, Expand expand) {
   const double multiplies_per_ns = p.path == Path::bf16 ? 200.0 : 100.0;
   const auto groups = static_cast<index_t>(w.groups().size()) - 1;
   const bool bare = bias_alone(p) && p.epilogue.bias.empty();  // the kernels write y
@@ -145,24 +166,15 @@ void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& k
       b.first = w.first().data() + half0;
       b.steps = w.steps().data();
       b.w = w.data();
-      // Of a bitmask the units of the task, with their zeros.
-      index_t expanded_first[kGroupHalves + 1];
-      const index_t unit0 = b.first[0];
-      auto expanded = AlignedBuffer<std::uint16_t>::uninitialized(
-          w.layout() == BlockLayout::bitmask ? (b.first[halves] - unit0) * kSparseUnit : 0);
-      if (w.layout() == BlockLayout::bitmask) {
-        expand(reinterpret_cast<const unsigned char*>(w.data()) + w.weights_first()[static_cast<std::size_t>(half0)],
-               b.first[halves] - unit0, expanded.data());
-        for (index_t h = 0; h <= halves; ++h) expanded_first[h] = b.first[h] - unit0;
-        b.first = expanded_first;
-        b.steps += unit0;
-        b.w = expanded.data();
-      }
       if (int8 != nullptr) {
         b.token_scales = x.scales.data() + row0;
         b.scales = w.scales().data() + half0 * kSparseColumns;
         b.starts = w.starts().data() + half0 * kSparseColumns;
       }
+      const auto multiply = [&] {
+        if (w.layout() == BlockLayout::bitmask) return multiply_expanded(b, kernel, expand, w, half0);
+        kernel.multiply.fn(b);
+      };
       const index_t col = half0 * kSparseColumns, cols = std::min(p.n - col, halves * kSparseColumns);
       if (bare && cols == halves * kSparseColumns) {
         const MatrixView<float> y = p.y.f32();
@@ -170,12 +182,12 @@ void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& k
         b.y_stride = y.row_stride();
         b.stream =
             plain_y(p) && y.row_stride() % kSparseColumns == 0 && reinterpret_cast<std::uintptr_t>(b.y) % 64 == 0;
-        return kernel.multiply.fn(b);
+        return multiply();
       }
       b.y_stride = kGroupHalves * kSparseColumns;
       auto sums = AlignedBuffer<float>::uninitialized(b.rows * b.y_stride);
       b.y = sums.data();
-      kernel.multiply.fn(b);
+      multiply();
       finish(p, sums.data(), b.y_stride, kPanelColumns, first + row0, b.rows, col, cols);
     });
   }
