@@ -312,6 +312,21 @@ void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options
         for (const index_t m : {1, 32, 128, 512})
           for (const Tier& tier : tiers_of(m, 2.0 * static_cast<double>(shape.n * shape.k), 30e6))
             add_rows(suite, contestants, options, {std::string(block) + "-bf16@" + percent, m, shape.n, shape.k}, tier);
+  for (const Shape shape : {Shape{4096, 4096}, {3072, 768}, {768, 3072}, {768, 768}})
+    for (const char* block : {"bsr32x32", "bsr16x32", "bsr64x32", "bsr4x1"})
+      for (const char* percent : {"70", "80", "90"})
+        for (const index_t m : {32, 128, 384, 512}) {
+          // The shapes and tokens of BERT for 4x1, those above for the others.
+          if (std::string(block) == "bsr4x1" ? m == 32 || m == 512 : m == 384 || (shape.n == 768 && shape.k == 768))
+            continue;
+          for (const Tier& tier : tiers_of(m, static_cast<double>(shape.n * shape.k), 30e6))
+            add_rows(suite, contestants, options, {std::string(block) + "-int8-row@" + percent, m, shape.n, shape.k},
+                     tier);
+        }
+  for (const Shape shape : {Shape{4096, 4096}, {11008, 4096}})
+    for (const index_t m : {1, 8, 32, 128})
+      for (const Tier& tier : tiers_of(m, 2.0 * static_cast<double>(shape.n * shape.k), 30e6))
+        add_rows(suite, contestants, options, {"bitmask-bf16@50", m, shape.n, shape.k}, tier);
 }
 
 }  // namespace bench

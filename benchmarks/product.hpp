@@ -90,18 +90,23 @@ inline bool structured(const std::string& scheme) {
   return false;
 }
 
-/// A matrix of which `percent` of the blocks are zeros, at random: `bsr32x32-bf16@80`.
+/// A matrix of which `percent` of the blocks are zeros, at random: `bsr32x32-bf16@80`, `bsr4x1-int8-row@90`,
+/// `bitmask-bf16@50` (blocks of 1x1).
 struct PrunedBlocks {
   index_t rows = 0, cols = 0;  ///< of a block; 0: no such scheme
   unsigned percent = 0;
+  std::string values;  ///< the scheme of what is kept: bf16 or int8-row
   explicit operator bool() const noexcept { return rows > 0; }
 };
 inline PrunedBlocks pruned_blocks(const std::string& scheme) {
   PrunedBlocks blocks;
-  long rows = 0, cols = 0;
-  if (std::sscanf(scheme.c_str(), "bsr%ldx%ld-bf16@%u", &rows, &cols, &blocks.percent) == 3) {
+  long rows = 1, cols = 1;
+  char values[16] = {};
+  if (std::sscanf(scheme.c_str(), "bsr%ldx%ld-%15[a-z0-9-]@%u", &rows, &cols, values, &blocks.percent) == 4 ||
+      std::sscanf(scheme.c_str(), "bitmask-%15[a-z0-9-]@%u", values, &blocks.percent) == 2) {
     blocks.rows = rows;
     blocks.cols = cols;
+    blocks.values = values;
   }
   return blocks;
 }

@@ -36,6 +36,7 @@ function(blockpack_add_isa_levels)
     blockpack_add_isa_level(avx512vnni ${avx512vnni})
     # Features: slots that need one bit more than their level live in files of their own.
     blockpack_add_isa_level(avx512bf16 ${avx512vnni} -mavx512bf16)
+    blockpack_add_isa_level(avx512vbmi2 ${avx512vnni} -mavx512bf16 -mavx512vbmi2)
     blockpack_add_isa_level(amx ${avx512vnni} -mavx512bf16 -mavx512vbmi -mavx512vbmi2 -mamx-tile -mamx-int8 -mamx-bf16)
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
     blockpack_add_isa_level(neon -march=armv8-a)

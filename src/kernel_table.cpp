@@ -24,8 +24,11 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_scalar(t.dense, f);
        install_block_sparse_scalar(t.block_sparse, f);
+       install_bitmask_scalar(t.block_sparse, f);
+       install_strips_scalar(t.block_sparse, f);
        install_codes_scalar(t.codes, f);
        install_two_four_scalar(t.two_four, f);
+       install_two_four_codes_scalar(t.two_four, f);
        install_couple_scalar(t.couple, f);
        install_convert_scalar(t.convert, f);
        install_histogram_scalar(t.histogram, f);
@@ -38,8 +41,10 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx2(t.dense, f);
        install_block_sparse_avx2(t.block_sparse, f);
+       install_bitmask_avx2(t.block_sparse, f);
        install_codes_avx2(t.codes, f);
        install_two_four_avx2(t.two_four, f);
+       install_two_four_codes_avx2(t.two_four, f);
        install_couple_avx2(t.couple, f);
        install_convert_avx2(t.convert, f);
        install_histogram_avx2(t.histogram, f);
@@ -53,8 +58,10 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_avx512(t.dense, f);
        install_block_sparse_avx512(t.block_sparse, f);
+       install_bitmask_avx512(t.block_sparse, f);
        install_codes_avx512(t.codes, f);
        install_two_four_avx512(t.two_four, f);
+       install_two_four_codes_avx512(t.two_four, f);
        install_couple_avx512(t.couple, f);
        install_convert_avx512(t.convert, f);
        install_histogram_avx512(t.histogram, f);
@@ -67,8 +74,10 @@ constexpr Step kSteps[] = {
     {Isa::avx512vnni, 0,
      [](KernelTable& t, Features f) {
        install_codes_avx512vnni(t.codes, f);
+       install_two_four_codes_avx512vnni(t.two_four, f);
        install_int8_avx512vnni(t.int8, f);
        install_block_sparse_avx512vnni(t.block_sparse, f);
+       install_strips_avx512vnni(t.block_sparse, f);
      }},
 #endif
 #if defined(BLOCKPACK_WITH_AVX512BF16)
@@ -79,6 +88,10 @@ constexpr Step kSteps[] = {
        install_codes_avx512bf16(t.codes, f);
        install_two_four_avx512bf16(t.two_four, f);
      }},
+#endif
+#if defined(BLOCKPACK_WITH_AVX512VBMI2)
+    {Isa::avx512vnni, kAvx512Bf16 | kVbmi2,
+     [](KernelTable& t, Features f) { install_bitmask_avx512vbmi2(t.block_sparse, f); }},
 #endif
 #if defined(BLOCKPACK_WITH_AMX)
     {Isa::amx, 0,
@@ -92,8 +105,10 @@ constexpr Step kSteps[] = {
      [](KernelTable& t, Features f) {
        install_dense_neon(t.dense, f);
        install_block_sparse_neon(t.block_sparse, f);
+       install_bitmask_neon(t.block_sparse, f);
        install_codes_neon(t.codes, f);
        install_two_four_neon(t.two_four, f);
+       install_two_four_codes_neon(t.two_four, f);
        install_couple_neon(t.couple, f);
        install_convert_neon(t.convert, f);
        install_histogram_neon(t.histogram, f);
@@ -102,7 +117,11 @@ constexpr Step kSteps[] = {
      }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_DOT)
-    {Isa::neon_dot, 0, [](KernelTable& t, Features f) { install_codes_neon_dot(t.codes, f); }},
+    {Isa::neon_dot, 0,
+     [](KernelTable& t, Features f) {
+       install_codes_neon_dot(t.codes, f);
+       install_two_four_codes_neon_dot(t.two_four, f);
+     }},
 #endif
 #if defined(BLOCKPACK_WITH_NEON_BF16)
     {Isa::neon_dot, kArmBf16, [](KernelTable& t, Features f) { install_dense_neon_bf16(t.dense, f); }},

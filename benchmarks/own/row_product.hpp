@@ -17,7 +17,12 @@ namespace {
 template <class Operator>
 class RowProduct final : public Product {
  public:
-  explicit RowProduct(Operator op) : first_(std::make_shared<Operator>(std::move(op))), op_(*first_) {}
+  /// `policy`: of the copies.
+  explicit RowProduct(Operator op, blockpack::Activations mode = blockpack::Activations::automatic,
+                      blockpack::PackPolicy policy = blockpack::PackPolicy::ahead())
+      : first_(std::make_shared<Operator>(std::move(op))), op_(*first_), policy_(policy) {
+    how_.activations = mode;
+  }
 
   void run(const Tokens& x, float* y, int threads) override {
     how_.execution.threads = threads;
@@ -37,10 +42,10 @@ class RowProduct final : public Product {
       std::copy(s.data.bytes.begin(), s.data.bytes.end(), bytes.begin());
       s.data = blockpack::SharedBytes(std::move(bytes));
     }
-    auto op = Operator::from_sections(first_->shape(), first_->parameters(), sections, blockpack::PackPolicy::ahead());
+    auto op = Operator::from_sections(first_->shape(), first_->parameters(), sections, policy_);
     if constexpr (requires { op.release_stored(); })
       if (op.packed_bytes() != 0) op.release_stored();  // memory: only the packed form is read
-    return std::unique_ptr<Product>(new RowProduct(first_, std::move(op)));
+    return std::unique_ptr<Product>(new RowProduct(*this, std::move(op)));
   }
 
   double multiplies() const override {
@@ -53,8 +58,9 @@ class RowProduct final : public Product {
     first_->decode_rows(std::span(&row, 1), blockpack::MatrixView<float>(dst, 1, op_.in_features()));
   }
   Arithmetic arithmetic() const override {
-    switch (op_.activation_mode(1)) {
+    switch (op_.activation_mode(1, how_)) {
       case blockpack::Activations::int8:
+      case blockpack::Activations::int8_token:
         return Arithmetic::int8;
       case blockpack::Activations::bf16:
         return Arithmetic::bf16;
@@ -64,10 +70,12 @@ class RowProduct final : public Product {
   }
 
  private:
-  RowProduct(std::shared_ptr<const Operator> first, Operator op) : first_(std::move(first)), op_(std::move(op)) {}
+  RowProduct(const RowProduct& of, Operator op)
+      : first_(of.first_), op_(std::move(op)), policy_(of.policy_), how_(of.how_) {}
 
   std::shared_ptr<const Operator> first_;  // holds the stored form for decode_row
   Operator op_;
+  blockpack::PackPolicy policy_;
   blockpack::ApplyOptions how_;
 };
 

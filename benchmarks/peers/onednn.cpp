@@ -331,17 +331,17 @@ class OnednnParts final : public Product {
 void add_onednn(Contestants& all) {
   const dnnl_version_t* v = dnnl_version();
   const std::string name = v->major >= 3 ? "onednn" + std::to_string(v->major) : "onednn";
-  all.implementations.push_back({name,
-                                 [](const std::string& scheme, index_t, index_t, index_t, bool bf16_x) {
-                                   return scheme == "bf16" || structured(scheme) || pruned_blocks(scheme) ||
-                                          (!bf16_x && (scheme == "f32" || scheme == "int8-row"));
-                                 },
-                                 [](const Request& r) -> std::unique_ptr<Product> {
-                                   const Arithmetic arithmetic = r.scheme == "f32"        ? Arithmetic::f32
-                                                                 : r.scheme == "int8-row" ? Arithmetic::int8
-                                                                                          : Arithmetic::bf16;
-                                   return std::make_unique<OnednnProduct>(r, arithmetic);
-                                 }});
+  all.implementations.push_back(
+      {name,
+       [](const std::string& scheme, index_t, index_t, index_t, bool bf16_x) {
+         return scheme == "bf16" || structured(scheme) || pruned_blocks(scheme) ||
+                (!bf16_x && (scheme == "f32" || scheme == "int8-row"));
+       },
+       [](const Request& r) -> std::unique_ptr<Product> {
+         const bool int8 = r.scheme == "int8-row" || pruned_blocks(r.scheme).values == "int8-row";
+         const Arithmetic arithmetic = r.scheme == "f32" ? Arithmetic::f32 : int8 ? Arithmetic::int8 : Arithmetic::bf16;
+         return std::make_unique<OnednnProduct>(r, arithmetic);
+       }});
   all.implementations.push_back(
       {name + "-parts",
        [](const std::string& scheme, index_t, index_t, index_t, bool) {

@@ -24,7 +24,7 @@ using kernels::kCodeStep;
 /// How one panel is cut.
 struct CodeLayout {
   CodeLayout(index_t cols, const CodeSpec& s)
-      : spec(s), steps(ceil_div(cols, kCodeStep)), group_steps(s.group / kCodeStep) {
+      : spec(s), steps(ceil_div(s.codes(cols), kCodeStep)), group_steps(s.group / kCodeStep) {
     const index_t line = kCodeRows * group_bits() / 8;
     // Scales of one level fill whole lines, and come after at least 128 k of codes.
     index_t groups = std::max<index_t>(1, 128 / s.group);
@@ -45,7 +45,7 @@ struct CodeLayout {
   index_t block_bytes(index_t block) const {
     const index_t parameters =
         scales_bytes(groups(block)) * (spec.minimums ? 2 : 1) + (spec.zeros ? groups(block) * kCodeRows : 0);
-    return block * kernels::code_step_bytes(spec.bits) + round_up(parameters, 64);
+    return block * kernels::code_step_bytes(spec.packed_bits()) + round_up(parameters, 64);
   }
 
   CodeSpec spec;
@@ -87,9 +87,9 @@ void pack_row(const CodeLayout& layout, const CodeRow& row, index_t r, std::byte
   std::size_t first = 0;
   for (index_t s0 = 0; s0 < layout.steps; s0 += layout.block_steps) {
     const index_t steps = std::min(layout.block_steps, layout.steps - s0);
-    const index_t step_bytes = kernels::code_step_bytes(layout.spec.bits);
+    const index_t step_bytes = kernels::code_step_bytes(layout.spec.packed_bits());
     for (index_t s = 0; s < steps; ++s)
-      write_codes(row.codes.data() + (s0 + s) * kCodeStep, layout.spec.bits, r, panel + s * step_bytes);
+      write_codes(row.codes.data() + (s0 + s) * kCodeStep, layout.spec.packed_bits(), r, panel + s * step_bytes);
     const index_t groups = layout.groups(steps);
     const std::size_t count = std::min(static_cast<std::size_t>(groups), row.scales.size() - first);
     std::byte* at = panel + steps * step_bytes;
@@ -106,9 +106,6 @@ void pack_row(const CodeLayout& layout, const CodeRow& row, index_t r, std::byte
   }
 }
 
-/// Tokens as the kernels take them: 1, 2, 4 or 8, the missing ones zeros.
-int kernel_tokens(index_t tokens) { return static_cast<int>(std::bit_ceil(static_cast<std::size_t>(tokens))); }
-
 /// Tokens that share one pass over the weights: bounds the memory their coded forms take.
 constexpr index_t kCodeChunk = 256;
 
@@ -118,7 +115,7 @@ class CodeActivations {
   /// Rows [first, first + count) of x; `k` columns, `steps` steps.
   CodeActivations(const FewRows& x, index_t first, index_t count, index_t k, index_t steps,
                   const kernels::CodeKernels& kernels, bool int8)
-      : tokens_(kernel_tokens(count)) {
+      : tokens_(static_cast<int>(kernel_tokens(count))) {
     const index_t cells = steps * tokens_;
     if (cells == 0) return;
     const auto* rows = static_cast<const float*>(x.data) + first * x.stride;
@@ -153,12 +150,16 @@ class CodeActivations {
   AlignedBuffer<float> floats_;
 };
 
+/// The steps of 32 k that kernels read of x.
+index_t activation_steps(const kernels::CodeProduct& c) { return c.steps * (c.two_four ? 2 : 1); }
+
 /// y = epilogue(x · Wᵀ) for up to kCodeChunk tokens. More than kCodeTokens
 /// take turns with a few panels that stay in L2.
-void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const PackedCodes& w, bool int8,
+void multiply_codes(const Product& p, const kernels::KernelTable& table, const PackedCodes& w, bool int8,
                     const Gate<PackedCodes>& gate) {
   const kernels::CodeProduct c = code_product(w);
   const kernels::CodeProduct gate_codes = gate.product != nullptr ? code_product(*gate.weights) : c;
+  const index_t steps = std::max(activation_steps(c), activation_steps(gate_codes));
   const FewRows rows = few_rows(p);
   const index_t turns = ceil_div(p.x.rows(), kCodeTokens);
   const auto tokens_of = [&p](index_t turn) { return std::min(kCodeTokens, p.x.rows() - turn * kCodeTokens); };
@@ -166,7 +167,7 @@ void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const
   const double columns = static_cast<double>(p.k);
   for_each_task(p.execution, columns * static_cast<double>(p.x.rows()), turns, [&](index_t turn) {
     x[static_cast<std::size_t>(turn)] =
-        CodeActivations(rows, turn * kCodeTokens, tokens_of(turn), p.k, c.steps, kernels, int8);
+        CodeActivations(rows, turn * kCodeTokens, tokens_of(turn), p.k, steps, table.codes, int8);
   });
 
   const index_t panels = ceil_div(p.n, kCodeRows);
@@ -185,7 +186,11 @@ void multiply_codes(const Product& p, const kernels::CodeKernels& kernels, const
     const index_t col = first * kCodeRows;
     for (index_t turn = 0; turn < turns; ++turn) {
       x[static_cast<std::size_t>(turn)].give(part);
-      (int8 ? kernels.few_int8 : kernels.few_f32).fn(part);
+      if (part.two_four) {
+        (int8 ? table.two_four.few_int8_codes : table.two_four.few_f32_codes).fn(part);
+      } else {
+        (int8 ? table.codes.few_int8 : table.codes.few_f32).fn(part);
+      }
       finish(q, sums.data(), part.sums_stride, kernels::kPanelColumns, turn * kCodeTokens, tokens_of(turn), col,
              std::min(p.n - col, part.panels * kCodeRows));
     }
@@ -252,7 +257,8 @@ kernels::CodeProduct code_product(const PackedCodes& w) {
   c.block_steps = layout.block_steps;
   c.block_bytes = layout.block_bytes(layout.block_steps);
   c.group_steps = layout.group_steps;
-  c.bits = spec.bits;
+  c.bits = spec.packed_bits();
+  c.two_four = spec.two_four;
   c.scale = static_cast<int>(spec.scale);
   c.zeros = spec.zeros;
   c.minimums = spec.minimums;
@@ -290,7 +296,7 @@ PackedCodes PackedCodes::pack(const CodeSource& w, const Execution& how, std::sp
     std::vector<std::uint32_t> scales(static_cast<std::size_t>(w.spec.groups(w.cols)));
     std::vector<std::uint32_t> minimums(w.spec.minimums ? scales.size() : 0);
     std::vector<std::uint8_t> zeros(w.spec.zeros ? scales.size() : 0);
-    const CodeRow row{std::span(codes).first(static_cast<std::size_t>(w.cols)), scales, minimums, zeros};
+    const CodeRow row{std::span(codes).first(static_cast<std::size_t>(w.spec.codes(w.cols))), scales, minimums, zeros};
     for (index_t r = 0; r < kernels::kCodeRows && panel * kernels::kCodeRows + r < w.rows; ++r) {
       w.read_row(w.self, panel * kernels::kCodeRows + r, row);
       engine::pack_row(layout, {codes, scales, minimums, zeros}, r, out);
@@ -326,10 +332,10 @@ void matmul(ActivationView x, const PackedCodes& w, ResultView y, Activations mo
       const index_t tokens = std::min(engine::kCodeChunk, y.rows() - first);
       const engine::RowsOf chunk(all, first, tokens);
       if (all_gate.product == nullptr) {
-        engine::multiply_codes(chunk.product, table.codes, w, int8, {});
+        engine::multiply_codes(chunk.product, table, w, int8, {});
       } else {
         const engine::RowsOf gate_chunk(*all_gate.product, first, tokens);
-        engine::multiply_codes(chunk.product, table.codes, w, int8, {&gate_chunk.product, gate});
+        engine::multiply_codes(chunk.product, table, w, int8, {&gate_chunk.product, gate});
       }
     }
   });

@@ -34,11 +34,13 @@ class CodePanels {
  public:
   using State = kernels::CodeDecoder;
 
-  CodePanels(const PackedCodes& w, const kernels::CodeKernels& kernels) : kernels_(kernels), codes_(code_product(w)) {}
+  CodePanels(const PackedCodes& w, const kernels::CodeKernels& kernels)
+      : kernels_(kernels), codes_(code_product(w)), steps_(ceil_div(w.shape().cols, kernels::kCodeStep)) {}
 
-  index_t steps() const { return codes_.steps; }
+  index_t steps() const { return steps_; }
   /// Where a step of a panel begins.
   const unsigned char* at(index_t panel, index_t step) const {
+    if (codes_.two_four) step /= 2;
     return codes_.w + 2 * panel * codes_.panel_bytes + step / codes_.block_steps * codes_.block_bytes +
            step % codes_.block_steps * kernels::code_step_bytes(codes_.bits);
   }
@@ -59,6 +61,7 @@ class CodePanels {
  private:
   const kernels::CodeKernels& kernels_;
   kernels::CodeProduct codes_;
+  index_t steps_;  ///< of 32 k
 };
 
 /// 2:4 weights: units lie in the order of tiles.

@@ -62,13 +62,13 @@ void pack_panel(const RowSource& w, index_t first, std::byte* dst) {
 /// Tokens that share one pass over the weights: bounds the memory their copies take.
 constexpr index_t kSelectedChunk = 256;
 
-/// Tokens as the kernels take them: 1, 2, 4 or 8, the missing ones zeros.
+}  // namespace
+
 index_t kernel_tokens(index_t tokens) {
   return static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(std::min(tokens, kernels::kTwoFourTokens))));
 }
 
-/// `count` rows of x from `first` on in the order of the kernels.
-AlignedBuffer<std::byte> activations(const Product& p, index_t first, index_t count) {
+AlignedBuffer<std::byte> step_rows(const Product& p, index_t first, index_t count) {
   const bool bf16 = p.path == Path::bf16;
   const index_t bytes = bf16 ? 2 : 4, tokens = kernel_tokens(count);
   AlignedBuffer<std::byte> x(checked_mul(ceil_div(p.k, kTwoFourStep) * tokens, kTwoFourStep * bytes, "matmul"));
@@ -83,8 +83,6 @@ AlignedBuffer<std::byte> activations(const Product& p, index_t first, index_t co
   }
   return x;
 }
-
-}  // namespace
 
 index_t two_four_panel_bytes(WeightType type, index_t k) {
   const index_t unit = kernels::two_four_unit_bytes(type == WeightType::f32 ? 4 : 2);
@@ -119,7 +117,7 @@ void multiply_selected(const Product& p, const kernels::TwoFourKernels& kernels,
     const auto tokens_of = [&](index_t turn) { return std::min(kTwoFourTokens, tokens - turn * kTwoFourTokens); };
     std::vector<AlignedBuffer<std::byte>> x(static_cast<std::size_t>(turns));
     for_each_task(p.execution, static_cast<double>(p.k) * static_cast<double>(tokens), turns, [&](index_t turn) {
-      x[static_cast<std::size_t>(turn)] = activations(p, start + turn * kTwoFourTokens, tokens_of(turn));
+      x[static_cast<std::size_t>(turn)] = step_rows(p, start + turn * kTwoFourTokens, tokens_of(turn));
     });
     // Panels that tokens take turns with stay in L2.
     const index_t per_task = turns > 1 ? 2 : panels <= 64 ? 4 : kPanelsPerTask;

@@ -186,6 +186,11 @@ std::size_t two_four_bytes(MatrixShape shape, WeightType type);
 index_t two_four_panel_bytes(WeightType type, index_t k);
 void pack_two_four(const RowSource& w, WeightType type, const Execution& how, std::byte* dst);
 
+/// `count` rows of x from `first` on, 8 at most, as kernels take them that walk steps of 32 k: [k / 32][tokens][32],
+/// float32 or bf16 by the path, zeros beyond K and beyond the rows. kernel_tokens: 1, 2, 4 or 8.
+index_t kernel_tokens(index_t count);
+AlignedBuffer<std::byte> step_rows(const Product& p, index_t first, index_t count);
+
 /// y = epilogue(x · Wᵀ) by blocks, by panels read once, and by rows in place.
 void multiply_blocks(const Product& p, const PanelSource& w, const Gate<PanelSource>& gate = {});
 void multiply_few(const Product& p, const PackedWeights& w, const Gate<PackedWeights>& gate = {});

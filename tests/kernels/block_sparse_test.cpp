@@ -129,6 +129,158 @@ TEST_CASE("block-sparse kernels multiply by their lists on every level, with and
     }
 }
 
+TEST_CASE("kernels of bitmasks multiply by what is not zero, and expand to what it was", "[kernels][sparse][smoke]") {
+  const Lists lists;
+  // Half of the weights of every list, of one unit all or none, without their zeros.
+  std::vector<bf16> half = lists.half;
+  std::vector<float> w = lists.w;
+  std::vector<unsigned char> squeezed;
+  std::vector<std::ptrdiff_t> weights_first;
+  Random random(9);
+  for (index_t h = 0; h < Lists::kHalves; ++h) {
+    weights_first.push_back(static_cast<std::ptrdiff_t>(squeezed.size()));
+    for (std::ptrdiff_t i = lists.first[static_cast<std::size_t>(h)]; i < lists.first[static_cast<std::size_t>(h) + 1];
+         ++i) {
+      std::uint32_t masks[16] = {};
+      std::vector<std::uint16_t> kept;
+      for (index_t e = 0; e < kSparseUnit; ++e) {
+        bf16& v = half[static_cast<std::size_t>(i * kSparseUnit + e)];
+        if (i != 1 && (i == 2 || random() % 2 == 0)) v = bf16(0.0f);
+        const index_t n = h * kSparseColumns + e % 32 / 2;
+        const index_t k = lists.steps[static_cast<std::size_t>(i)] * kSparseStep + e / 32 * 2 + e % 2;
+        w[static_cast<std::size_t>(n * Lists::kSteps * kSparseStep + k)] = static_cast<float>(v);
+        if (v.bits == 0) continue;
+        masks[e / 32] |= 1u << (e % 32);
+        kept.push_back(v.bits);
+      }
+      const std::size_t at = squeezed.size();
+      squeezed.resize(at + 64 + 2 * kept.size());
+      std::memcpy(squeezed.data() + at, masks, 64);
+      if (!kept.empty()) std::memcpy(squeezed.data() + at + 64, kept.data(), 2 * kept.size());
+    }
+  }
+  squeezed.resize(squeezed.size() + 64);
+  GuardedArray<unsigned char> memory(squeezed.size());
+  std::copy(squeezed.begin(), squeezed.end(), memory.begin());
+  const index_t n = Lists::kHalves * kSparseColumns, depth = Lists::kSteps * kSparseStep;
+  for (const Isa isa : levels_here())
+    for (const kernels::Features features : kernels::feature_sets(isa)) {
+      const kernels::BlockSparseKernels table = kernels::make_table(isa, features).block_sparse;
+      CAPTURE(to_string(isa), features);
+      for (index_t h = 0; h < Lists::kHalves; ++h) {
+        const std::ptrdiff_t first = lists.first[static_cast<std::size_t>(h)];
+        const std::ptrdiff_t units = lists.first[static_cast<std::size_t>(h) + 1] - first;
+        GuardedArray<std::uint16_t> expanded(static_cast<std::size_t>(units * kSparseUnit));
+        table.expand_bitmask.fn(memory.data() + weights_first[static_cast<std::size_t>(h)], units, expanded.data());
+        index_t wrong = 0;
+        for (std::ptrdiff_t e = 0; e < units * kSparseUnit; ++e)
+          wrong += expanded.data()[e] != half[static_cast<std::size_t>(first * kSparseUnit + e)].bits;
+        REQUIRE(wrong == 0);
+      }
+      for (const int tokens : {1, 2, 4, 8}) {
+        const auto run = [&](const auto& slot, auto element) {
+          using X = decltype(element);
+          if (slot.fn == nullptr) return;
+          GuardedArray<X> x(static_cast<std::size_t>(tokens * depth));
+          std::vector<float> plain(static_cast<std::size_t>(tokens * depth));
+          for (index_t t = 0; t < tokens; ++t)
+            for (index_t k = 0; k < depth; ++k) {
+              const auto v = static_cast<float>(static_cast<int>(random() % 31) - 15);
+              plain[static_cast<std::size_t>(t * depth + k)] = v;
+              x.data()[(k / kSparseStep * tokens + t) * kSparseStep + k % kSparseStep] = X(v);
+            }
+          GuardedArray<float> sums(static_cast<std::size_t>(tokens * n));
+          slot.fn({x.data(), tokens, Lists::kHalves, lists.first.data(), lists.steps.data(), weights_first.data(),
+                   memory.data(), sums.data(), n});
+          index_t wrong = 0;
+          for (index_t t = 0; t < tokens; ++t)
+            for (index_t j = 0; j < n; ++j) {
+              float sum = 0.0f;
+              for (index_t k = 0; k < depth; ++k)
+                sum += plain[static_cast<std::size_t>(t * depth + k)] * w[static_cast<std::size_t>(j * depth + k)];
+              wrong += sums.data()[t * n + j] != sum;
+            }
+          CAPTURE(slot.isa, tokens);
+          REQUIRE(wrong == 0);
+        };
+        run(table.bitmask_f32, 0.0f);
+        run(table.bitmask_bf16, bf16());
+      }
+    }
+}
+
+TEST_CASE("kernels of strips multiply by their lists, and tokens are spread to columns", "[kernels][sparse][smoke]") {
+  // Half-panels of an empty strip, one column, and lists that fill their groups or do not.
+  constexpr index_t kHalves = 2, kColumns = 93, kRows = kHalves * kSparseColumns;
+  Random random(4);
+  std::vector<std::ptrdiff_t> first{0};
+  std::vector<std::int32_t> columns;
+  std::vector<std::int8_t> weights;
+  std::vector<int> dense(static_cast<std::size_t>(kRows * kColumns));
+  const index_t kept[] = {0, 1, 4, 61, 8, 3, 90, 0};
+  for (index_t s = 0; s < 4 * kHalves; ++s) {
+    for (index_t g = 0; g < ceil_div(kept[s], 4); ++g)
+      for (index_t i = 0; i < 16; ++i) {
+        const index_t place = 4 * g + i % 4, column = std::min(place, kept[s] - 1);
+        if (i < 4) columns.push_back(static_cast<std::int32_t>(column * kernels::kStripTokens));
+        const int v = place < kept[s] ? static_cast<int>(random() % 256) - 128 : 0;
+        weights.push_back(static_cast<std::int8_t>(v));
+        if (place < kept[s]) dense[static_cast<std::size_t>((4 * s + i / 4) * kColumns + column)] = v;
+      }
+    first.push_back(static_cast<std::ptrdiff_t>(weights.size() / 16));
+  }
+  columns.resize(columns.size() + 8);
+  GuardedArray<std::int8_t> w(weights.size());
+  std::copy(weights.begin(), weights.end(), w.begin());
+  GuardedArray<std::int32_t> places(columns.size());
+  std::copy(columns.begin(), columns.end(), places.begin());
+  std::vector<std::int32_t> starts;
+  std::vector<float> scales;
+  for (index_t n = 0; n < kRows; ++n) {
+    int sum = 0;
+    for (index_t k = 0; k < kColumns; ++k) sum += dense[static_cast<std::size_t>(n * kColumns + k)];
+    starts.push_back(-128 * sum);
+    scales.push_back(exp2i(static_cast<int>(n % 5) - 3));
+  }
+  for (const Isa isa : levels_here()) {
+    const kernels::BlockSparseKernels& table = kernels::table_for(isa).block_sparse;
+    for (const index_t tokens : {1, 15, 16, 17, 32, 33, 48, 49, 63, 64, 65, 129}) {
+      const index_t tiles = ceil_div(tokens, kernels::kStripTokens), stride = kColumns + 2;
+      GuardedArray<std::int8_t> codes(static_cast<std::size_t>((tokens - 1) * stride + kColumns));
+      for (std::int8_t& c : codes) c = static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127);
+      GuardedArray<std::uint8_t> x(static_cast<std::size_t>(tiles * kernels::kStripTokens * kColumns));
+      std::vector<float> token_scales;
+      for (index_t t = 0; t < tiles * kernels::kStripTokens; ++t)
+        token_scales.push_back(exp2i(static_cast<int>(t % 3)));
+      for (index_t t = 0; t < tiles; ++t)
+        table.spread_tokens.fn(codes.data() + t * kernels::kStripTokens * stride, stride,
+                               std::min(kernels::kStripTokens, tokens - t * kernels::kStripTokens), kColumns,
+                               x.data() + t * kernels::kStripTokens * kColumns);
+      for (const bool stream : {false, true}) {
+        const index_t y_stride = stream ? kRows : kRows + 3;
+        const auto size = static_cast<std::size_t>((tokens - 1) * y_stride + kRows);
+        GuardedArray<float> guarded(size);
+        AlignedBuffer<float> aligned(stream ? static_cast<index_t>(size) : 0);
+        float* y = stream ? aligned.data() : guarded.data();
+        table.strips_int8.fn({x.data(), kernels::kStripTokens * kColumns, tokens, kHalves, first.data(), places.data(),
+                              w.data(), y, y_stride, token_scales.data(), scales.data(), starts.data(), stream});
+        index_t wrong = 0;
+        for (index_t t = 0; t < tokens; ++t)
+          for (index_t n = 0; n < kRows; ++n) {
+            int sum = 0;
+            for (index_t k = 0; k < kColumns; ++k)
+              sum +=
+                  dense[static_cast<std::size_t>(n * kColumns + k)] * codes[static_cast<std::size_t>(t * stride + k)];
+            wrong += y[t * y_stride + n] != static_cast<float>(sum) * scales[static_cast<std::size_t>(n)] *
+                                                token_scales[static_cast<std::size_t>(t)];
+          }
+        CAPTURE(table.strips_int8.isa, tokens, stream);
+        REQUIRE(wrong == 0);
+      }
+    }
+  }
+}
+
 ApplyOptions options(Isa isa, Activations mode, int threads = 1) {
   ApplyOptions how;
   how.execution.isa = isa;
@@ -207,7 +359,10 @@ TEST_CASE("block-sparse products are within the bound of the mode for any blocks
   check_operator({75, 133}, {16, 32}, DenseFormat<bf16>{}, 60);
   check_operator({49, 70}, {16, 32}, DenseFormat<float>{}, 50);
   check_operator({37, 65}, {1, 1}, DenseFormat<bf16>{}, 50);
+  check_operator({150, 133}, {1, 1}, DenseFormat<bf16>{}, 60);
+  check_operator({70, 301}, {4, 1}, DenseFormat<bf16>{}, 80);
   check_operator({34, 100}, {4, 1}, GroupInt{.bits = 8, .group_size = 0}, 80);
+  check_operator({70, 301}, {4, 1}, GroupInt{.bits = 8, .group_size = 0}, 90);
   check_operator({75, 170}, {32, 32}, GroupInt{.bits = 8, .group_size = 0}, 60);
   check_operator({33, 90}, {5, 7}, GroupInt{.bits = 4, .group_size = 32}, 70);
   check_operator({40, 64}, {40, 64}, DenseFormat<float>{}, 0);  // nothing but zeros
@@ -216,13 +371,13 @@ TEST_CASE("block-sparse products are within the bound of the mode for any blocks
 
 TEST_CASE("int8 weights with a scale a row meet int8_token activations in integers", "[kernels][sparse]") {
   // Integers up to 127 times powers of two: x is exact in int8, and so is every product.
-  const MatrixShape shape{50, 230}, block{16, 32};
+  const MatrixShape shape{50, 230}, block = GENERATE(MatrixShape{16, 32}, MatrixShape{4, 1});
   std::vector<float> w(static_cast<std::size_t>(shape.rows * shape.cols)), x(static_cast<std::size_t>(20 * shape.cols));
   Random random(8);
   for (index_t i = 0; i < shape.rows; ++i)
     for (index_t k = 0; k < shape.cols; ++k) {
       const bool kept = (i / block.rows * 3 + k / block.cols) % 4 == 0;
-      const int code = k % 32 == 0 ? 127 : static_cast<int>(random() % 255) - 127;
+      const int code = k % 32 < 4 ? 127 : static_cast<int>(random() % 255) - 127;
       w[static_cast<std::size_t>(i * shape.cols + k)] =
           kept ? static_cast<float>(code) * exp2i(static_cast<int>(i % 5) - 9) : 0.0f;
     }

@@ -35,11 +35,14 @@ struct Coded {
   Coded(MatrixShape s, const CodeSpec& code_spec, std::uint64_t seed) : shape(s), spec(code_spec) {
     Random random(seed);
     const auto groups = static_cast<std::size_t>(s.rows * spec.groups(s.cols));
-    for (index_t i = 0; i < s.rows * s.cols; ++i) {
+    for (index_t i = 0; i < s.rows * spec.codes(s.cols); ++i) {
       const auto draw = static_cast<std::uint32_t>(random());
       const std::uint32_t top = (1u << spec.bits) - 1;
       codes.push_back(static_cast<std::uint8_t>(draw % 5 == 0 ? 0 : draw % 5 == 1 ? top : (draw >> 8) & top));
       if (spec.element != CodeElement::integer && !std::isfinite(level(codes.back()))) codes.back() = 0x77;
+      if (!spec.two_four) continue;
+      const std::uint32_t above = i % 2 == 0 ? 0 : places.back() + 1u;  // of the first one of the group
+      places.push_back(static_cast<std::uint8_t>(above + (draw >> 16) % (i % 2 == 0 ? 3 : 4 - above)));
     }
     for (std::size_t g = 0; g < groups; ++g) {
       const auto draw = static_cast<std::uint32_t>(random());
@@ -64,8 +67,11 @@ struct Coded {
   CodeSource source() const {
     return {shape.rows, shape.cols, spec, this, [](const void* self, index_t row, const CodeRow& dst) {
               const auto& c = *static_cast<const Coded*>(self);
-              const index_t groups = c.spec.groups(c.shape.cols);
-              std::copy_n(c.codes.data() + row * c.shape.cols, c.shape.cols, dst.codes.data());
+              const index_t groups = c.spec.groups(c.shape.cols), count = c.spec.codes(c.shape.cols);
+              std::copy_n(c.codes.data() + row * count, count, dst.codes.data());
+              for (index_t i = 0; i < count && c.spec.two_four; ++i)
+                dst.codes[static_cast<std::size_t>(i)] |=
+                    static_cast<std::uint8_t>(c.places[static_cast<std::size_t>(row * count + i)] << 4);
               std::copy_n(c.scales.data() + row * groups, groups, dst.scales.data());
               if (c.spec.minimums) std::copy_n(c.minimums.data() + row * groups, groups, dst.minimums.data());
               if (c.spec.zeros) std::copy_n(c.zeros.data() + row * groups, groups, dst.zeros.data());
@@ -109,8 +115,15 @@ struct Coded {
   }
   /// The two terms of W[n, k], each exact: scales have few bits.
   std::pair<float, float> terms(index_t n, index_t k) const {
-    const auto group = static_cast<std::size_t>(n * spec.groups(shape.cols) + k / spec.group);
-    const std::uint8_t code = codes[static_cast<std::size_t>(n * shape.cols + k)];
+    const index_t row = n * spec.codes(shape.cols);
+    index_t i = k;
+    if (spec.two_four) {
+      i = k / 4 * 2;
+      if (places[static_cast<std::size_t>(row + i)] != k % 4) ++i;
+      if (places[static_cast<std::size_t>(row + i)] != k % 4) return {0.0f, 0.0f};
+    }
+    const auto group = static_cast<std::size_t>(n * spec.groups(shape.cols) + i / spec.group);
+    const std::uint8_t code = codes[static_cast<std::size_t>(row + i)];
     const float zero = static_cast<float>(spec.zeros ? zeros[group] : spec.zero);
     return {parameter(scales[group]) * spec.multiplier * (level(code) - zero),
             spec.minimums ? parameter(minimums[group]) : 0.0f};
@@ -119,7 +132,7 @@ struct Coded {
 
   MatrixShape shape;
   CodeSpec spec;
-  std::vector<std::uint8_t> codes, zeros;
+  std::vector<std::uint8_t> codes, places, zeros;
   std::vector<std::uint32_t> scales, minimums;
 };
 
@@ -168,37 +181,8 @@ std::vector<float> rounded(std::span<const float> x) {
   return result;
 }
 
-TEST_CASE("products with packed codes are within the bound of their mode on every level", "[kernels][codes][smoke]") {
-  struct Form {
-    int bits;
-    index_t group;
-    CodeScale scale;
-    bool zeros;
-    bool minimums = false;
-    CodeElement element = CodeElement::integer;
-  };
-  const Form form = GENERATE(
-      Form{4, 64, CodeScale::fp16, false, false, CodeElement::table},
-      Form{4, 16, CodeScale::e8m0, false, false, CodeElement::table},
-      Form{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
-      Form{6, 16, CodeScale::e8m0, false, false, CodeElement::e3m2},
-      Form{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
-      Form{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2}, Form{4, 32, CodeScale::e8m0, false},
-      Form{4, 16, CodeScale::e4m3, false}, Form{4, 32, CodeScale::fp16, true}, Form{4, 128, CodeScale::fp16, false},
-      Form{4, 256, CodeScale::fp16, false}, Form{4, 544, CodeScale::f32, true}, Form{8, 32, CodeScale::e8m0, false},
-      Form{8, 16, CodeScale::f32, false}, Form{8, 64, CodeScale::fp16, true}, Form{8, 128, CodeScale::e8m0, false},
-      Form{4, 32, CodeScale::super, false, true}, Form{4, 16, CodeScale::super, false, false},
-      Form{8, 16, CodeScale::super, false, true}, Form{8, 32, CodeScale::fp16, false, true},
-      Form{2, 256, CodeScale::fp16, false}, Form{2, 16, CodeScale::super4, false, true},
-      Form{3, 32, CodeScale::super4, true, true}, Form{2, 32, CodeScale::fp16, true},
-      Form{3, 16, CodeScale::super, false, false}, Form{3, 64, CodeScale::fp16, true},
-      Form{3, 32, CodeScale::e8m0, false}, Form{5, 32, CodeScale::super, false, true},
-      Form{5, 16, CodeScale::e8m0, false}, Form{6, 16, CodeScale::super, false, false},
-      Form{6, 32, CodeScale::fp16, true});
-  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale), static_cast<int>(form.element));
-  const CodeSpec spec = form.element != CodeElement::integer
-                            ? make_spec(form.element, form.group, form.scale)
-                            : make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
+/// Products of few tokens in every mode, of any number in int8 and f32.
+void check_few(const CodeSpec& spec) {
   for (const MatrixShape shape : {MatrixShape{3, 0}, MatrixShape{1, 1}, MatrixShape{33, 40}, MatrixShape{83, 515}}) {
     if (small_budget() && shape.rows > 33) continue;
     const Coded w(shape, spec, 7);
@@ -250,31 +234,8 @@ TEST_CASE("products with packed codes are within the bound of their mode on ever
   }
 }
 
-TEST_CASE("many tokens through decoded panels are within the bound of bf16, and bits do not depend on batch or threads",
-          "[kernels][codes]") {
-  struct Form {
-    int bits;
-    index_t group;
-    CodeScale scale;
-    bool zeros;
-    bool minimums = false;
-    CodeElement element = CodeElement::integer;
-  };
-  const Form form = GENERATE(Form{4, 64, CodeScale::fp16, false, false, CodeElement::table},
-                             Form{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
-                             Form{6, 16, CodeScale::f32, false, false, CodeElement::e3m2},
-                             Form{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
-                             Form{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2},
-                             Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false},
-                             Form{4, 32, CodeScale::fp16, true}, Form{4, 544, CodeScale::f32, true},
-                             Form{8, 32, CodeScale::e8m0, false}, Form{8, 128, CodeScale::fp16, true},
-                             Form{4, 32, CodeScale::super, false, true}, Form{8, 16, CodeScale::super, false, true},
-                             Form{2, 16, CodeScale::super, false, true}, Form{3, 32, CodeScale::fp16, true},
-                             Form{5, 32, CodeScale::fp16, false, true}, Form{6, 16, CodeScale::super, false});
-  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale), static_cast<int>(form.element));
-  const CodeSpec spec = form.element != CodeElement::integer
-                            ? make_spec(form.element, form.group, form.scale)
-                            : make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
+/// Products through decoded panels.
+void check_many(const CodeSpec& spec) {
   for (const MatrixShape shape : {MatrixShape{5, 0}, MatrixShape{1, 1}, MatrixShape{47, 515}, MatrixShape{160, 1056}}) {
     if (small_budget() && shape.rows > 47) continue;
     const Coded w(shape, spec, 11);
@@ -311,6 +272,97 @@ TEST_CASE("many tokens through decoded panels are within the bound of bf16, and 
       }
     }
   }
+}
+
+TEST_CASE("products with packed codes are within the bound of their mode on every level", "[kernels][codes][smoke]") {
+  struct Form {
+    int bits;
+    index_t group;
+    CodeScale scale;
+    bool zeros;
+    bool minimums = false;
+    CodeElement element = CodeElement::integer;
+  };
+  const Form form = GENERATE(
+      Form{4, 64, CodeScale::fp16, false, false, CodeElement::table},
+      Form{4, 16, CodeScale::e8m0, false, false, CodeElement::table},
+      Form{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
+      Form{6, 16, CodeScale::e8m0, false, false, CodeElement::e3m2},
+      Form{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
+      Form{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2}, Form{4, 32, CodeScale::e8m0, false},
+      Form{4, 16, CodeScale::e4m3, false}, Form{4, 32, CodeScale::fp16, true}, Form{4, 128, CodeScale::fp16, false},
+      Form{4, 256, CodeScale::fp16, false}, Form{4, 544, CodeScale::f32, true}, Form{8, 32, CodeScale::e8m0, false},
+      Form{8, 16, CodeScale::f32, false}, Form{8, 64, CodeScale::fp16, true}, Form{8, 128, CodeScale::e8m0, false},
+      Form{4, 32, CodeScale::super, false, true}, Form{4, 16, CodeScale::super, false, false},
+      Form{8, 16, CodeScale::super, false, true}, Form{8, 32, CodeScale::fp16, false, true},
+      Form{2, 256, CodeScale::fp16, false}, Form{2, 16, CodeScale::super4, false, true},
+      Form{3, 32, CodeScale::super4, true, true}, Form{2, 32, CodeScale::fp16, true},
+      Form{3, 16, CodeScale::super, false, false}, Form{3, 64, CodeScale::fp16, true},
+      Form{3, 32, CodeScale::e8m0, false}, Form{5, 32, CodeScale::super, false, true},
+      Form{5, 16, CodeScale::e8m0, false}, Form{6, 16, CodeScale::super, false, false},
+      Form{6, 32, CodeScale::fp16, true});
+  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale), static_cast<int>(form.element));
+  const CodeSpec spec = form.element != CodeElement::integer
+                            ? make_spec(form.element, form.group, form.scale)
+                            : make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
+  check_few(spec);
+}
+
+TEST_CASE("many tokens through decoded panels are within the bound of bf16, and bits do not depend on batch or threads",
+          "[kernels][codes]") {
+  struct Form {
+    int bits;
+    index_t group;
+    CodeScale scale;
+    bool zeros;
+    bool minimums = false;
+    CodeElement element = CodeElement::integer;
+  };
+  const Form form = GENERATE(Form{4, 64, CodeScale::fp16, false, false, CodeElement::table},
+                             Form{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
+                             Form{6, 16, CodeScale::f32, false, false, CodeElement::e3m2},
+                             Form{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
+                             Form{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2},
+                             Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false},
+                             Form{4, 32, CodeScale::fp16, true}, Form{4, 544, CodeScale::f32, true},
+                             Form{8, 32, CodeScale::e8m0, false}, Form{8, 128, CodeScale::fp16, true},
+                             Form{4, 32, CodeScale::super, false, true}, Form{8, 16, CodeScale::super, false, true},
+                             Form{2, 16, CodeScale::super, false, true}, Form{3, 32, CodeScale::fp16, true},
+                             Form{5, 32, CodeScale::fp16, false, true}, Form{6, 16, CodeScale::super, false});
+  CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale), static_cast<int>(form.element));
+  const CodeSpec spec = form.element != CodeElement::integer
+                            ? make_spec(form.element, form.group, form.scale)
+                            : make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
+  check_many(spec);
+}
+
+TEST_CASE("products with codes of two of every four weights are within the bound of their mode",
+          "[kernels][codes][two_four][smoke]") {
+  struct Form {
+    index_t group;
+    CodeScale scale;
+    bool zeros = false;
+    CodeElement element = CodeElement::integer;
+    int first = 99;  ///< of levels in a row; 99: others
+    int zero = 2;
+  };
+  const Form form =
+      GENERATE(Form{32, CodeScale::fp16, false, CodeElement::integer, 0, 8}, Form{16, CodeScale::e4m3},
+               Form{32, CodeScale::fp16, true}, Form{16, CodeScale::fp16, true},
+               Form{128, CodeScale::fp16, false, CodeElement::integer, -8, 0},
+               Form{16, CodeScale::super, false, CodeElement::integer, -8, 0},
+               Form{32, CodeScale::super4, false, CodeElement::integer, 99, 0}, Form{544, CodeScale::f32, false},
+               Form{256, CodeScale::fp16, true}, Form{64, CodeScale::fp16, false, CodeElement::table, 99, 0},
+               Form{16, CodeScale::e8m0, false, CodeElement::table, 99, 0},
+               Form{32, CodeScale::e8m0, false, CodeElement::table, 99, 0});
+  CAPTURE(form.group, form.zeros, form.first, static_cast<int>(form.scale), static_cast<int>(form.element));
+  CodeSpec spec = form.element != CodeElement::integer ? make_spec(form.element, form.group, form.scale)
+                                                       : make_spec(4, form.group, form.scale, form.zeros);
+  spec.two_four = true;
+  if (form.first < 99) spec.levels = CodeSpec::integers(form.first);
+  if (!form.zeros) spec.zero = form.zero;
+  check_few(spec);
+  check_many(spec);
 }
 
 TEST_CASE("the largest integer sums are exact", "[kernels][codes]") {

@@ -9,7 +9,9 @@
 #include <limits>
 #include <vector>
 
+#include "blockpack/core/any_row_format.hpp"
 #include "blockpack/core/dense.hpp"
+#include "blockpack/quant/group_int.hpp"
 #include "blockpack/sparse/n_m.hpp"
 #include "cpu.hpp"
 #include "dispatch.hpp"
@@ -236,7 +238,60 @@ TEST_CASE("2:4 matrices have a packed form under every policy and compute from i
   };
   check(DenseFormat<bf16>{}, true);
   check(DenseFormat<float>{}, true);
+  check(GroupInt{.bits = 4, .group_size = 32}, true);
+  check(AnyRowFormat(GroupInt{.bits = 4, .group_size = 32}), true);
+  check(GroupInt{.bits = 3, .group_size = 32}, true);  // as floats
   check(DenseFormat<bf16>{}, false, {4, 8});
+}
+
+TEST_CASE("2:4 values of 4 bits are multiplied as codes that decode to what is stored, hostile places included",
+          "[kernels][two_four]") {
+  const GroupGrid grid = GENERATE(GroupGrid::half_step, GroupGrid::asymmetric);
+  const NmFormat<GroupInt> format({2, 4}, GroupInt{.bits = 4, .group_size = 32, .grid = grid});
+  for (const index_t cols : {1, 2, 3, 6, 64, 96, 161, 256}) {
+    const MatrixShape shape{19, cols};
+    const std::vector<float> w = two_of_four(shape, WeightType::f32, 13);
+    const auto encoded = NmMatrix<GroupInt>::encode(MatrixView<const float>(w.data(), 19, cols), format);
+    if (cols == 256 && grid == GroupGrid::half_step)
+      CHECK(encoded.packed_bytes_needed() == static_cast<std::size_t>(2 * 16 * cols * 13 / 32));  // 3.25 bits a weight
+    // Any places at all.
+    std::vector<Section> sections = encoded.sections();
+    AlignedBuffer<std::byte> places(static_cast<index_t>(sections.back().data.bytes.size()));
+    Random random(5);
+    for (std::byte& b : places) b = static_cast<std::byte>(random() % 256);
+    sections.back().data = SharedBytes(std::move(places));
+    const auto hostile = NmMatrix<GroupInt>::from_sections(shape, format, sections);
+    for (const auto* op : {&encoded, &hostile}) {
+      std::vector<index_t> rows;
+      for (index_t i = 0; i < 19; ++i) rows.push_back(i);
+      std::vector<float> decoded(w.size()), identity(static_cast<std::size_t>(cols * cols));
+      op->decode_rows(rows, MatrixView<float>(decoded.data(), 19, cols));
+      for (index_t i = 0; i < cols; ++i) identity[static_cast<std::size_t>(i * cols + i)] = 1.0f;
+      for (const Isa isa : levels_here())
+        for (const Activations mode : {Activations::f32, Activations::bf16, Activations::int8, Activations::automatic})
+          for (const bool invariant : {false, true})
+            for (const index_t tokens : {index_t{1}, cols}) {
+              ApplyOptions how;
+              how.execution.isa = isa;
+              how.execution.batch_invariant = invariant;
+              how.activations = mode;
+              const index_t first = cols - tokens;
+              std::vector<float> y(static_cast<std::size_t>(tokens * 19));
+              op->apply(MatrixView<const float>(identity.data() + first * cols, tokens, cols),
+                        MatrixView<float>(y.data(), tokens, 19), how);
+              index_t wrong = 0;
+              for (index_t m = 0; m < tokens; ++m)
+                for (index_t n = 0; n < 19; ++n) {
+                  const float expected = decoded[static_cast<std::size_t>(n * cols + first + m)];
+                  // One weight: 127 / 127 of it, or rounded to bf16 on the way.
+                  const float bound = std::abs(expected) * 0x1p-8f;
+                  wrong += !(std::abs(y[static_cast<std::size_t>(m * 19 + n)] - expected) <= bound);
+                }
+              CAPTURE(to_string(isa), to_string(mode), cols, tokens, invariant, op == &hostile);
+              REQUIRE(wrong == 0);
+            }
+    }
+  }
 }
 
 TEST_CASE("memory for packed 2:4 weights is checked", "[kernels][two_four]") {

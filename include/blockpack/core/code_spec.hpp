@@ -43,7 +43,8 @@ enum class CodeElement : std::uint8_t { integer, table, e2m3, e3m2, e4m3, e5m2 }
 ///     weight = scale[group] * multiplier * (value(code) - zero[group]) + minimum[group]
 ///     value(code) = levels[code] for integers of 4 bits, code for all others; values[code] for a table
 ///
-/// Elements that are no integers have neither zeros nor minimums.
+/// Elements that are no integers have neither zeros nor minimums. Where a matrix keeps two of every four neighbours,
+/// there are codes of 4 bits for these alone, with the place among the four in the bits above, and no minimums.
 struct CodeSpec {
   /// levels[c] = c + first.
   static constexpr std::array<std::int8_t, 16> integers(int first) noexcept {
@@ -54,7 +55,7 @@ struct CodeSpec {
   /// The narrowest width codes of that many bits can be packed at.
   static constexpr int packed_width(int bits) noexcept { return bits < 2 ? 2 : bits == 7 ? 8 : bits; }
 
-  int bits = 4;                                      ///< 2, 3, 4, 5, 6 or 8, the width codes are packed at
+  int bits = 4;  ///< 2, 3, 4, 5, 6 or 8, the width codes are packed at (two_four: 4)
   std::array<std::int8_t, 16> levels = integers(0);  ///< of 4-bit codes
   CodeElement element = CodeElement::integer;
   std::array<float, 16> values = {};  ///< of a table
@@ -64,12 +65,18 @@ struct CodeSpec {
   int zero = 0;             ///< of every group, where `zeros` is false
   bool zeros = false;       ///< every group has a zero of its own, 0 to 255; scale * zero must be exact in float32
   bool minimums = false;    ///< every group has a minimum, stored as scales are; otherwise it is 0
+  bool two_four = false;    ///< two codes for every four weights, each `code | place << 4`; groups are of codes
 
-  index_t groups(index_t cols) const noexcept { return ceil_div(cols, group); }
+  /// Bits of what is packed for a code.
+  int packed_bits() const noexcept { return bits + (two_four ? 2 : 0); }
+  /// Codes of a row of that many weights, and the groups they make.
+  index_t codes(index_t cols) const noexcept { return two_four ? 2 * ceil_div(cols, 4) : cols; }
+  index_t groups(index_t cols) const noexcept { return ceil_div(codes(cols), group); }
 };
 
-/// The codes of one row: one per weight; per group the bits of its scale as CodeSpec::scale stores it (for two levels
-/// the binary16 in the low half, the int8 in the byte above), its minimum and its zero where the spec has them.
+/// The codes of one row: CodeSpec::codes() of them; per group the bits of its scale as CodeSpec::scale stores it (for
+/// two levels the binary16 in the low half, the int8 in the byte above), its minimum and its zero where the spec has
+/// them.
 struct CodeRow {
   std::span<std::uint8_t> codes;
   std::span<std::uint32_t> scales;

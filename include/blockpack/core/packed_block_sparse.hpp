@@ -25,8 +25,17 @@ struct SparseRowSource {
   float (*read_int8)(const void* self, index_t row, std::int8_t* dst) = nullptr;
 };
 
+/// How packed weights are listed.
+enum class BlockLayout : std::uint8_t {
+  units,   ///< pieces of 16 rows x 32 columns
+  strips,  ///< int8: columns of 4 rows
+  bitmask  ///< bf16: pieces as above without their zeros, and a bit a weight
+};
+
 /// Half-panels of 16 rows, each a list of steps of 32 columns and their weights as the kernels want them; the same at
-/// every level. What lies between the steps is neither kept nor multiplied. A cache, as PackedWeights.
+/// every level. What lies between the steps is neither kept nor multiplied. Where weights stand apart more finely,
+/// zeros within steps are dropped too (BlockLayout), if that leaves less to read or to multiply. A cache, as
+/// PackedWeights.
 class PackedBlockSparse {
  public:
   static constexpr index_t kStep = 32;  ///< columns
@@ -36,7 +45,8 @@ class PackedBlockSparse {
   /// Bytes of memory the packed weights take, lists not counted. Cost: marks every row.
   BLOCKPACK_API static std::size_t bytes_needed(const SparseRowSource& w, WeightType type);
 
-  /// Packs `w` for `how.level()`, into `memory` when it is not empty. ShapeError if memory is too small or unaligned.
+  /// Packs `w` for `how.level()`, into `memory` when it is not empty, as units then. ShapeError if memory is too small
+  /// or unaligned.
   BLOCKPACK_API static PackedBlockSparse pack(const SparseRowSource& w, WeightType type, const Execution& how,
                                               std::span<std::byte> memory = {});
 
@@ -47,10 +57,14 @@ class PackedBlockSparse {
   MatrixShape shape() const noexcept { return shape_; }
   WeightType type() const noexcept { return type_; }
   Isa level() const noexcept { return level_; }
+  BlockLayout layout() const noexcept { return layout_; }
   const std::byte* data() const noexcept { return data_; }
-  /// The steps of half-panel h are [first()[h], first()[h + 1]) of steps(), rising.
+  /// The steps of half-panel h are [first()[h], first()[h + 1]) of steps(), rising. Of strips: the groups of strip i
+  /// are [first()[i], first()[i + 1]), with four places of columns each in steps().
   const std::vector<index_t>& first() const noexcept { return first_; }
   const std::vector<std::int32_t>& steps() const noexcept { return steps_; }
+  /// Of the bitmask: where the weights of half-panel h begin, in bytes.
+  const std::vector<index_t>& weights_first() const noexcept { return weights_first_; }
   /// Half-panels [groups()[g], groups()[g + 1]) are multiplied in one task: at most 64 columns, or so many steps that
   /// there are tasks enough of about equal work.
   const std::vector<index_t>& groups() const noexcept { return groups_; }
@@ -65,7 +79,8 @@ class PackedBlockSparse {
   MatrixShape shape_;
   WeightType type_ = WeightType::f32;
   Isa level_ = Isa::scalar;
-  std::vector<index_t> first_, groups_;
+  BlockLayout layout_ = BlockLayout::units;
+  std::vector<index_t> first_, groups_, weights_first_;
   std::vector<std::int32_t> steps_, starts_;
   std::vector<float> scales_;
 };

@@ -4,6 +4,7 @@
 /// What operators made of other operators share: the sections of a part under a prefix, and memory between two parts.
 
 #include <algorithm>
+#include <array>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,14 +18,35 @@
 namespace blockpack::inline BLOCKPACK_ABI {
 namespace detail {
 
-/// A float matrix that lives for one call.
+/// A float matrix that lives for one call. The thread keeps the memory of the last ones, up to 4 of 16 MB, for the
+/// next: fresh pages can cost more than a product of some tokens.
 class CallMatrix {
  public:
-  CallMatrix(index_t rows, index_t cols)
-      : buffer_(AlignedBuffer<float>::uninitialized(checked_mul(rows, cols, "CallMatrix"))), rows_(rows), cols_(cols) {}
+  CallMatrix(index_t rows, index_t cols) : rows_(rows), cols_(cols) {
+    const index_t size = checked_mul(rows, cols, "CallMatrix");
+    for (AlignedBuffer<float>& b : kept()) {
+      if (b.size() < size || (buffer_.size() >= size && buffer_.size() <= b.size())) continue;
+      std::swap(buffer_, b);
+    }
+    if (buffer_.size() < size) buffer_ = AlignedBuffer<float>::uninitialized(size);
+  }
+  ~CallMatrix() {
+    if (buffer_.size() > kKept) return;
+    const auto smallest = std::min_element(kept().begin(), kept().end(),
+                                           [](const auto& a, const auto& b) { return a.size() < b.size(); });
+    if (smallest->size() < buffer_.size()) std::swap(*smallest, buffer_);
+  }
+  CallMatrix(const CallMatrix&) = delete;
+  CallMatrix& operator=(const CallMatrix&) = delete;
   MatrixView<float> view() noexcept { return {buffer_.data(), rows_, cols_}; }
 
  private:
+  static constexpr index_t kKept = index_t{4} << 20;  // floats
+  static std::array<AlignedBuffer<float>, 4>& kept() {
+    thread_local std::array<AlignedBuffer<float>, 4> buffers;
+    return buffers;
+  }
+
   AlignedBuffer<float> buffer_;
   index_t rows_, cols_;
 };

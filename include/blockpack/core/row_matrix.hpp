@@ -49,10 +49,10 @@ concept WideFormat = RowFormat<F> && requires(const F& f) {
 /// W [out, in] in row format F: y [tokens, out] = epilogue(x [tokens, in] · Wᵀ).
 ///
 /// A dense format has a packed form, built as the pack policy says, and so has one that keeps two of four, in bf16 or
-/// float32 whatever its values are stored in, and one too wide for codes. A format of integer codes (CodeFormat) has
-/// one at levels that multiply codes: up to code_tokens() tokens meet the codes themselves, more meet panels decoded
-/// from them or, at levels that cannot, from the stored rows. So do all tokens of other formats, for which every policy
-/// acts as `none` (packed_bytes() is 0).
+/// float32 unless its values are codes, and one too wide for codes. A format of integer codes (CodeFormat) has one at
+/// levels that multiply codes: up to code_tokens() tokens meet the codes themselves, more meet panels decoded from them
+/// or, at levels that cannot, from the stored rows. So do all tokens of other formats, for which every policy acts as
+/// `none` (packed_bytes() is 0).
 template <RowFormat F>
 class RowMatrix {
  public:
@@ -134,10 +134,10 @@ class RowMatrix {
   std::size_t packed_bytes_needed() const {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     const Isa level = Execution().level();
+    if (code_spec_) return multiplies_codes(level) ? PackedCodes::bytes_needed(shape_, *code_spec_) : 0;
     if (const std::optional<WeightLayout> layout = weight_layout())
       return PackedWeights::bytes_needed(shape_, weight_type(resolve(Activations::automatic, mode_bits(), level)),
                                          level, *layout);
-    if (code_spec_ && multiplies_codes(level)) return PackedCodes::bytes_needed(shape_, *code_spec_);
 #endif
     return 0;
   }
@@ -184,8 +184,8 @@ class RowMatrix {
     detail::check_apply_shapes("apply", shape_.rows, shape_.cols, x.shape(), y.shape(), how.epilogue);
     const Activations mode = activation_mode(x.rows(), how);
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-    if (const PackedWeights* packed = packed_values(mode, how)) return matmul(x, *packed, y, mode, how);
-    if (const PackedCodes* packed = packed_codes(x.rows(), mode, how)) return matmul(x, *packed, y, mode, how);
+    if (const PackedCodes* codes = packed_codes(x.rows(), mode, how)) return matmul(x, *codes, y, mode, how);
+    if (const PackedWeights* packed = packed_weights(mode, how)) return matmul(x, *packed, y, mode, how);
 #endif
     require_stored("apply");
     matmul(x, source(), y, mode, how);
@@ -199,16 +199,13 @@ class RowMatrix {
 #if !defined(BLOCKPACK_HEADERS_ONLY)
     const Activations mode = activation_mode(x.rows(), how);
     if (mode != Activations::int8_token && mode == gate.activation_mode(x.rows(), how)) {
-      const auto multiply = [&](const auto* packed, const auto* packed_gate) {
-        if (packed == nullptr || packed_gate == nullptr) return false;
-        if constexpr (requires { packed->type(); }) {
-          if (packed->type() != packed_gate->type()) return false;
-        }
-        matmul(x, *packed, y, mode, how, packed_gate);
-        return true;
-      };
-      if (multiply(packed_values(mode, how), gate.packed_values(mode, how))) return;
-      if (multiply(packed_codes(x.rows(), mode, how), gate.packed_codes(x.rows(), mode, how))) return;
+      const PackedCodes* codes = packed_codes(x.rows(), mode, how);
+      const PackedCodes* gate_codes = gate.packed_codes(x.rows(), mode, how);
+      if (codes != nullptr && gate_codes != nullptr) return matmul(x, *codes, y, mode, how, gate_codes);
+      const PackedWeights* packed = packed_weights(mode, how);
+      const PackedWeights* packed_gate = gate.packed_weights(mode, how);
+      if (packed != nullptr && packed_gate != nullptr && packed->type() == packed_gate->type())
+        return matmul(x, *packed, y, mode, how, packed_gate);
     }
 #endif
     detail::apply_gated_apart(*this, gate, x, y, how);
@@ -248,13 +245,14 @@ class RowMatrix {
     cache_ = std::make_shared<PackedCache>(layout || CodeFormat<F> ? policy : PackPolicy::none(),
                                            layout.value_or(WeightLayout::dense));
     const Execution how;
-    if (layout) {
+    if constexpr (CodeFormat<F>) {
+      if (!shape_empty()) code_spec_ = format_.code_spec(shape_.cols, row_pointers(0).span());
+      if (code_spec_ && multiplies_codes(how.level())) cache_->pack_ahead(code_source(), how);
+    }
+    if (layout && !code_spec_) {
       const bool ahead = policy.kind == PackPolicy::Kind::ahead || policy.kind == PackPolicy::Kind::into;
       if (ahead)
         cache_->pack_ahead(source(), weight_type(resolve(Activations::automatic, mode_bits(), how.level())), how);
-    } else if constexpr (CodeFormat<F>) {
-      if (!shape_empty()) code_spec_ = format_.code_spec(shape_.cols, row_pointers(0).span());
-      if (code_spec_ && multiplies_codes(how.level())) cache_->pack_ahead(code_source(), how);
     }
 #else
     static_cast<void>(policy);
@@ -320,18 +318,20 @@ class RowMatrix {
     return code_spec_ && cache_->serves_codes() && multiplies_codes(how.level());
   }
 
-  /// The packed values, or codes, such an apply computes from; null where there are none or it takes the stored form.
-  const PackedWeights* packed_values(Activations mode, const ApplyOptions& how) const {
-    return weight_layout() ? cache_->get(source(), weight_type(mode), how.execution, released_) : nullptr;
-  }
+  /// The packed form such an apply computes from, or null where it takes the other one or what is stored.
   const PackedCodes* packed_codes([[maybe_unused]] index_t tokens, [[maybe_unused]] Activations mode,
                                   [[maybe_unused]] const ApplyOptions& how) const {
     if constexpr (CodeFormat<F>) {
       const bool decoded = mode == Activations::bf16 && decodes_codes(how.execution.level());
-      const bool codes = by_codes(tokens, how) || (packs_codes(how.execution) && (decoded || released_));
-      if (codes) return cache_->get(code_source(), how.execution);
+      const bool codes =
+          by_codes(tokens, how) || (packs_codes(how.execution) && (decoded || released_ || code_spec_->two_four));
+      return codes ? cache_->get(code_source(), how.execution) : nullptr;
     }
     return nullptr;
+  }
+  const PackedWeights* packed_weights(Activations mode, const ApplyOptions& how) const {
+    if (!weight_layout() || code_spec_) return nullptr;
+    return cache_->get(source(), weight_type(mode), how.execution, released_);
   }
 #endif
 

@@ -7,7 +7,8 @@
 ///     const auto w24 = NmMatrix<DenseFormat<bf16>>::encode(w);  // w has at most two weights of four neighbours
 ///
 /// Bits per weight: N / M of those of the values, and N · ceil(log2 M) / M for the places (1 for 2:4 and 1.5 for 4:8).
-/// 2:4 and 1:4 have a packed form (WeightLayout::two_four), others are decoded row by row. docs/formats/sparse.md has
+/// 2:4 and 1:4 have a packed form (WeightLayout::two_four, and packed codes for 2:4 of 4 bits), others are decoded row
+/// by row. docs/formats/sparse.md has
 /// the bytes. Source: the semi-structured conversion of PyTorch and Sparse-Marlin for 2:4
 /// (order of bits, which places stand for missing weights); the general form is ours.
 
@@ -21,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "blockpack/core/code_spec.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/row_matrix.hpp"
 #include "blockpack/sparse/row_values.hpp"
@@ -139,6 +141,41 @@ class NmFormat {
     detail::decode_as_bf16(col, dst, [&](index_t c, std::span<float> part) { decode_row(src, cols, c, part); });
   }
 
+  /// The codes of 2:4 values of 4 bits, one of which must mean 0: what stands for a value that is missing.
+  std::optional<CodeSpec> code_spec(index_t cols, std::span<const std::byte* const> src) const requires CodeFormat<V> {
+    if (layout_ != NmLayout{2, 4}) return std::nullopt;
+    std::optional<CodeSpec> spec = values_.code_spec(layout_.kept(cols), src.first(src.size() - 1));
+    if (!spec || spec->bits != 4 || spec->minimums || !(spec->zeros ? identity_levels(*spec) : zero_code(*spec) < 16))
+      return std::nullopt;
+    spec->two_four = true;
+    return spec;
+  }
+  /// Places of a group differ: one that repeats is of a value that does not count.
+  void read_codes(std::span<const std::byte* const> src, index_t cols,
+                  const CodeRow& dst) const requires CodeFormat<V> {
+    const auto values = src.first(src.size() - 1);
+    const index_t kept = layout_.kept(cols), row_bytes = layout_.index_bytes(cols);
+    values_.read_codes(values, kept,
+                       {dst.codes.first(static_cast<std::size_t>(kept)), dst.scales, dst.minimums, dst.zeros});
+    const CodeSpec spec = *code_spec(cols, src);
+    const unsigned zero = spec.zeros ? 0 : zero_code(spec);
+    for (index_t g = 0; g < layout_.groups(cols); ++g) {
+      std::uint8_t* pair = dst.codes.data() + 2 * g;
+      const auto places = static_cast<unsigned>(layout_.read(src.back(), row_bytes, g));
+      const unsigned none = spec.zeros ? dst.zeros[static_cast<std::size_t>(2 * g / spec.group)] : zero;
+      unsigned first = places & 3u, second = places >> 2 & 3u;
+      if (layout_.kept_of(g, cols) < 2) {  // a group of one weight: the others lie beyond the row
+        pair[1] = static_cast<std::uint8_t>(none);
+        second = first == 3 ? 2 : 3;
+      } else if (first == second) {
+        pair[0] = static_cast<std::uint8_t>(none);
+        first = second == 0 ? 1 : 0;
+      }
+      pair[0] = static_cast<std::uint8_t>((pair[0] & 15u) | first << 4);
+      pair[1] = static_cast<std::uint8_t>((pair[1] & 15u) | second << 4);
+    }
+  }
+
   // Where V has parameters of the whole matrix: those of the weights that can be stored.
   bool fits_tensor() const noexcept requires TensorFormat<V> { return values_.fits_tensor(); }
   NmFormat fitted_to(TensorStatistics statistics) const requires TensorFormat<V> {
@@ -191,6 +228,15 @@ class NmFormat {
    private:
     std::vector<float> weights_, importance_;
   };
+
+  static bool identity_levels(const CodeSpec& spec) { return spec.levels == CodeSpec::integers(0); }
+  /// The first code that means 0, of all groups; 16 if there is none.
+  static unsigned zero_code(const CodeSpec& spec) {
+    unsigned c = 0;
+    while (c < 16 && (spec.element == CodeElement::integer ? spec.levels[c] != spec.zero : !(spec.values[c] == 0.0f)))
+      ++c;
+    return c;
+  }
 
   NmLayout layout_;
   V values_;

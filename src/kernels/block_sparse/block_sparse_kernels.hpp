@@ -48,7 +48,58 @@ struct BlockSparseKernel {
   std::ptrdiff_t max_tile_rows = 0;
 };
 
+/// Weights of int8 whose columns are shared by strips of 4 rows alone (blocks of 4x1), which would leave units of 16 x
+/// 32 nearly empty. A strip is the list of the columns in which it has weights, in groups of four: [4 rows][4 columns],
+/// so that four bytes of a row meet four activations; missing columns are zeros at any column. Source: the 4x1 pattern
+/// of Intel's sparse accelerator, arXiv:2306.16601.
+///
+/// x lies column by column, as unsigned codes like those above, 64 tokens side by side: token t of a tile at byte
+/// strip_place(t), where four columns interleaved (vpunpck) are registers of 16 tokens that follow each other.
+inline constexpr std::ptrdiff_t kStripRows = 4;
+inline constexpr std::ptrdiff_t kStripTokens = 64;
+static constexpr std::ptrdiff_t strip_place(std::ptrdiff_t t) { return t % 16 / 4 * 16 + t / 16 * 4 + t % 4; }
+
+struct StripProduct {
+  const std::uint8_t* x;        ///< tile 0: [columns][64]
+  std::ptrdiff_t x_tile_bytes;  ///< from one tile of 64 tokens to the next
+  std::ptrdiff_t rows;          ///< tokens
+  std::ptrdiff_t halves;        ///< half-panels of four strips
+  const std::ptrdiff_t* first;  ///< [4 * halves + 1]: the groups of strip i are first[i] … first[i + 1]
+  const std::int32_t* columns;  ///< [groups + 2][4]: where a column of x begins, 64 times its number
+  const std::int8_t* w;         ///< [groups][4 rows][4 columns]
+  float* y;                     ///< token r, half-panel h at y + r * y_stride + h * 16
+  std::ptrdiff_t y_stride;
+  const float* token_scales;   ///< whole tiles of them; the rest as above
+  const float* scales;         ///< [halves][16]
+  const std::int32_t* starts;  ///< [halves][16]
+  bool stream;
+};
+
+/// Weights of bf16 that stand apart more finely than units: a unit without its zeros is its 16 words of bits, one for
+/// each line of 16 pairs, bit i for the i-th bf16 of the line, and behind them those that are not zero. Behind the last
+/// unit of all lie 64 bytes that may be read. Source: the bitmaps of SparAMX, arXiv:2502.12444.
+struct BitmaskProduct {
+  const void* x;                        ///< [K / 32][tokens][32] f32 or bf16, zeros beyond K
+  int tokens;                           ///< 1, 2, 4 or 8
+  std::ptrdiff_t halves;                ///< half-panels
+  const std::ptrdiff_t* first;          ///< [halves + 1]: the units of half-panel h are first[h] … first[h + 1]
+  const std::int32_t* steps;            ///< unit i meets k 32 * steps[i] …
+  const std::ptrdiff_t* weights_first;  ///< [halves]: where the units of a half-panel begin, in bytes from w
+  const unsigned char* w;
+  float* sums;  ///< token t, half-panel h at sums + t * sums_stride + h * 16
+  std::ptrdiff_t sums_stride;
+};
+
 struct BlockSparseKernels {
+  Slot<void (*)(const BitmaskProduct& p) noexcept> bitmask_f32;
+  Slot<void (*)(const BitmaskProduct& p) noexcept> bitmask_bf16;  ///< bf16 dots; missing where a level has none
+  /// So many units with their zeros, as the kernels above take them.
+  Slot<void (*)(const unsigned char* w, std::ptrdiff_t units, std::uint16_t* dst) noexcept> expand_bitmask;
+  Slot<void (*)(const StripProduct& p) noexcept> strips_int8;
+  /// Codes of up to 64 tokens, `stride` bytes apart, to the columns of a tile, 128 added: columns [0, count).
+  Slot<void (*)(const std::int8_t* codes, std::ptrdiff_t stride, std::ptrdiff_t tokens, std::ptrdiff_t count,
+                std::uint8_t* dst) noexcept>
+      spread_tokens;
   BlockSparseKernel f32_f32;
   BlockSparseKernel f32_bf16;   ///< f32 x, bf16 weights widened in registers
   BlockSparseKernel bf16_bf16;  ///< bf16 dots; missing where the dense family has none for many tokens
@@ -62,6 +113,11 @@ void visit_slots(const BlockSparseKernels& k, Visitor&& visit) {
   visit("f32_f32_bf16p16", k.f32_bf16.multiply);
   visit("f32_bf16_bf16p16", k.bf16_bf16.multiply);
   visit("f32_int8_int8p16", k.int8_int8.multiply);
+  visit("few_f32_f32_bitmask", k.bitmask_f32);
+  visit("few_f32_bf16_bf16_bitmask", k.bitmask_bf16);
+  visit("expand_bf16_bitmask", k.expand_bitmask);
+  visit("f32_int8_int8x4", k.strips_int8);
+  visit("spread_tokens_int8", k.spread_tokens);
 }
 
 void install_block_sparse_scalar(BlockSparseKernels& k, Features features) noexcept;
@@ -69,6 +125,13 @@ void install_block_sparse_avx2(BlockSparseKernels& k, Features features) noexcep
 void install_block_sparse_avx512(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_avx512vnni(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_avx512bf16(BlockSparseKernels& k, Features features) noexcept;
+void install_bitmask_scalar(BlockSparseKernels& k, Features features) noexcept;
+void install_bitmask_avx2(BlockSparseKernels& k, Features features) noexcept;
+void install_bitmask_avx512(BlockSparseKernels& k, Features features) noexcept;
+void install_bitmask_avx512vbmi2(BlockSparseKernels& k, Features features) noexcept;
+void install_bitmask_neon(BlockSparseKernels& k, Features features) noexcept;
+void install_strips_scalar(BlockSparseKernels& k, Features features) noexcept;
+void install_strips_avx512vnni(BlockSparseKernels& k, Features features) noexcept;
 void install_block_sparse_neon(BlockSparseKernels& k, Features features) noexcept;
 
 }  // namespace blockpack::kernels

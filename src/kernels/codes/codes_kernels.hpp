@@ -9,6 +9,9 @@
 /// bandwidth counted in stored bytes. Five digits a byte would take a multiplication and a shift each, 32 x 16 of
 /// them a step that is read in 14 cycles.
 ///
+/// Codes of two of every four weights are of 6 bits, the code of 4 below the place among the four (sparse codes): a
+/// step is 64 k, of which each row has 32. The kernels of the two_four family (two_four_kernels.hpp) multiply them.
+///
 /// Packed codes, the same at every level. W [N, K] is cut into panels of 16 rows, one row per 32-bit lane; K is padded
 /// to steps of 32. A panel is a run of blocks of `block_steps` steps (the last one may be shorter), each the codes of
 /// its steps, then the scales of its groups [groups][16], their minimums and their zeros [groups][16] where there are
@@ -74,7 +77,8 @@ struct CodeProduct {
   std::ptrdiff_t block_bytes;  ///< of a whole block
   std::ptrdiff_t group_steps;  ///< steps of a group; 0: a step has two groups of 16
   int bits;
-  int scale;  ///< value of blockpack::CodeScale
+  bool two_four;  ///< sparse codes: `levels` and `values` are of their low 4 bits
+  int scale;      ///< value of blockpack::CodeScale
   bool zeros;
   bool minimums;
   int zero;                ///< of all groups without zeros
@@ -109,9 +113,9 @@ struct CodeKernels {
   Slot<void (*)(const float* x, std::ptrdiff_t n, int tokens, std::int8_t* codes, float* scales,
                 std::int16_t* sums) noexcept>
       quantize;
-  /// Steps [step, step + count) of a panel (of which codes, groups and scales `p` says the form) as bf16, rounded to
-  /// nearest, ties away from zero: tiles dst[16 pairs of k][16 rows][2], kCodeTile elements apart. Meanwhile what lies
-  /// `ahead` bytes further is fetched. Without a function: the level has no bf16 products.
+  /// Steps of 32 k, [step, step + count), of a panel (of which codes, groups and scales `p` says the form) as bf16,
+  /// rounded to nearest, ties away from zero: tiles dst[16 pairs of k][16 rows][2], kCodeTile elements apart. Meanwhile
+  /// what lies `ahead` bytes further is fetched. Without a function: the level has no bf16 products.
   Slot<void (*)(const CodeProduct& p, const unsigned char* panel, std::ptrdiff_t step, std::ptrdiff_t count,
                 std::ptrdiff_t ahead, CodeDecoder& d, std::uint16_t* dst) noexcept>
       decode_bf16;

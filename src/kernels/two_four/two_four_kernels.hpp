@@ -16,7 +16,12 @@
 /// twice, for f32. What is above the two bits of an index is for the kernel to ignore. Padding is zeros at two places.
 ///
 /// Activations are selected, weights are not expanded: x is not read at other places, whatever it holds there.
+///
+/// Values of 4 bits are packed as sparse codes (kernels/codes/codes_kernels.hpp): of every 16 k, four groups of 4, a
+/// row has 8 codes k0 … k7, two a group, and their quads k0 k4 k1 k5 and k2 k6 k3 k7 select from 16 activations side by
+/// side: those of int8 in kCodeOrder, in which group g lies at bytes first + 2 * place, first = 0, 1, 8, 9.
 
+#include "kernels/codes/codes_kernels.hpp"
 #include "kernels/slot.hpp"
 
 namespace blockpack::kernels {
@@ -52,6 +57,9 @@ struct TwoFourKernels {
   /// (kernels/dense/dense_kernels.hpp). Meanwhile what lies `ahead` bytes further may be fetched.
   Slot<void (*)(const unsigned char* w, std::ptrdiff_t units, std::ptrdiff_t ahead, std::uint16_t* dst) noexcept>
       expand_bf16_bf16;
+  /// As few_int8 and few_f32 of the codes family, from sparse codes: x of 2 * steps steps, zeros beyond K; no minimums.
+  Slot<void (*)(const CodeProduct& p) noexcept> few_int8_codes;
+  Slot<void (*)(const CodeProduct& p) noexcept> few_f32_codes;
 };
 
 /// Calls visit("name", slot) for every slot of the family.
@@ -61,6 +69,8 @@ void visit_slots(const TwoFourKernels& k, Visitor&& visit) {
   visit("few_f32_f32_s24bf16", k.few_f32_f32_bf16);
   visit("few_f32_bf16_s24bf16", k.few_f32_bf16_bf16);
   visit("expand_bf16_s24bf16", k.expand_bf16_bf16);
+  visit("few_f32_int8_s24codes", k.few_int8_codes);
+  visit("few_f32_f32_s24codes", k.few_f32_codes);
 }
 
 void install_two_four_scalar(TwoFourKernels& k, Features features) noexcept;
@@ -68,5 +78,11 @@ void install_two_four_avx2(TwoFourKernels& k, Features features) noexcept;
 void install_two_four_avx512(TwoFourKernels& k, Features features) noexcept;
 void install_two_four_avx512bf16(TwoFourKernels& k, Features features) noexcept;
 void install_two_four_neon(TwoFourKernels& k, Features features) noexcept;
+void install_two_four_codes_scalar(TwoFourKernels& k, Features features) noexcept;
+void install_two_four_codes_avx2(TwoFourKernels& k, Features features) noexcept;
+void install_two_four_codes_avx512(TwoFourKernels& k, Features features) noexcept;
+void install_two_four_codes_avx512vnni(TwoFourKernels& k, Features features) noexcept;
+void install_two_four_codes_neon(TwoFourKernels& k, Features features) noexcept;
+void install_two_four_codes_neon_dot(TwoFourKernels& k, Features features) noexcept;
 
 }  // namespace blockpack::kernels
