@@ -129,6 +129,7 @@ int run(int argc, char** argv) {
   bench::add_limit_rows(suite, options);
   bench::add_matmul_rows(suite, contestants, options);
   bench::add_gated_rows(suite, options);
+  bench::add_adapter_rows(suite, options);
   bench::add_codec_rows(suite, contestants, options);
   bench::add_entropy_rows(suite, options);
   bench::add_rounding_rows(suite, options);

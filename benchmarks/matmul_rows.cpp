@@ -252,14 +252,16 @@ std::vector<Tier> tiers_of(index_t m, double bytes, double smallest_in_dram) {
   return tiers;
 }
 
-/// A row for every implementation that serves the case, on 1 … max_threads.
-void add_rows(Suite& suite, const Contestants& contestants, const Options& options, Case c, const Tier& tier) {
+/// A row for every implementation that serves the case and that `wanted` takes, on 1 … max_threads.
+template <class Wanted>
+void add_rows(Suite& suite, const Contestants& contestants, const Options& options, Case c, const Tier& tier,
+              const Wanted& wanted) {
   c.footprint = tier.footprint;
   const std::string place = "/M:" + std::to_string(c.m) + "/N:" + std::to_string(c.n) + "/K:" + std::to_string(c.k);
   const std::string head = std::string("matmul/") + (c.bf16_x ? "bf16-x/" : "") + c.scheme;
   const std::string group = head + place + tier.suffix;
   for (const Implementation& implementation : contestants.implementations) {
-    if (!implementation.serves(c.scheme, c.m, c.n, c.k, c.bf16_x)) continue;
+    if (!implementation.serves(c.scheme, c.m, c.n, c.k, c.bf16_x) || !wanted(implementation)) continue;
     for (int threads = 1; threads <= options.max_threads; ++threads)
       suite.add(head + "/" + implementation.name + place + "/threads:" + std::to_string(threads) + tier.suffix, group,
                 [=, seed = options.seed](benchmark::State& state) {
@@ -268,25 +270,61 @@ void add_rows(Suite& suite, const Contestants& contestants, const Options& optio
   }
 }
 
-/// Structured layers of real models, each family at about the same number of parameters.
+void add_rows(Suite& suite, const Contestants& contestants, const Options& options, const Case& c, const Tier& tier) {
+  add_rows(suite, contestants, options, c, tier, [](const Implementation&) { return true; });
+}
+
+/// Structured layers of real models, each family at about the same number of parameters: LLaMA 7B (q, gate, down),
+/// LLaMA 3.2 1B (q, gate, up, down), GPT-2 small (c_attn, c_fc, c_proj), ViT-B (qkv, fc1, fc2), DiT-XL/2 (qkv, fc1).
 struct StructuredCase {
   Shape shape;
   std::vector<const char*> schemes;
+  bool full;  ///< rows on two threads; elsewhere one is enough
 };
 const std::vector<StructuredCase>& structured_cases() {
-  static const std::vector<const char*> wide = {"lowrank-r1488-bf16", "monarch-b16-r1536-bf16", "blast-b16-r1488-bf16"};
-  static const std::vector<const char*> narrow = {"lowrank-r192-bf16", "monarch-b4-r192-bf16", "blast-b6-r192-bf16"};
-  static const std::vector<const char*> up = {"lowrank-r768-bf16", "monarch-b16-r768-bf16", "blast-b16-r768-bf16"};
+  using Schemes = std::vector<const char*>;
+  static const Schemes wide = {"lowrank-r1488-bf16", "monarch-b16-r1536-bf16", "blast-b16-r1488-bf16"};
+  static const Schemes up = {"lowrank-r768-bf16", "monarch-b16-r768-bf16", "blast-b16-r768-bf16"};
+  static const Schemes gpt = {"lowrank-r192-bf16", "monarch-b4-r192-bf16", "blast-b6-r192-bf16"};
+  static const Schemes vit = {"lowrank-r128-bf16", "monarch-b4-r128-bf16", "blast-b3-r128-bf16"};
   static const std::vector<StructuredCase> all = {
-      {{4096, 4096}, {"lowrank-r1024-bf16", "monarch-b16-r1024-bf16", "blast-b16-r1024-bf16", "blockdiag-b16-bf16"}},
-      {{11008, 4096}, wide},
-      {{4096, 11008}, wide},
-      {{2048, 2048}, {"lowrank-r256-bf16", "monarch-b16-r256-bf16", "blast-b16-r256-bf16"}},
-      {{8192, 2048}, up},
-      {{2048, 8192}, up},
-      {{3072, 768}, narrow},
-      {{768, 3072}, narrow}};
+      {{4096, 4096},
+       {"lowrank-r1024-bf16", "monarch-b16-r1024-bf16", "blast-b16-r1024-bf16", "blockdiag-b16-bf16"},
+       true},
+      {{11008, 4096}, wide, true},
+      {{4096, 11008}, wide, true},
+      {{2048, 2048}, {"lowrank-r256-bf16", "monarch-b16-r256-bf16", "blast-b16-r256-bf16"}, false},
+      {{8192, 2048}, {"lowrank-r512-bf16", "monarch-b16-r512-bf16", "blast-b16-r512-bf16"}, false},
+      {{8192, 2048}, up, false},
+      {{2048, 8192}, up, false},
+      {{2304, 768}, gpt, false},
+      {{3072, 768}, gpt, false},
+      {{768, 3072}, gpt, false},
+      {{2304, 768}, vit, false},
+      {{3072, 768}, vit, false},
+      {{768, 3072}, vit, false},
+      {{3456, 1152}, {"lowrank-r384-bf16", "blast-b9-r384-bf16"}, false},
+      {{4608, 1152}, {"lowrank-r256-bf16", "blast-b9-r256-bf16"}, false}};
   return all;
+}
+
+/// Ours everywhere; what it is held to where a bar says so: unfused forms, and oneDNN's of the parts, from 128 tokens
+/// on; the dense matrix, ours and oneDNN's, on 4096 x 4096.
+void add_structured_rows(Suite& suite, const Contestants& contestants, const Options& options) {
+  for (const StructuredCase& c : structured_cases())
+    for (const index_t m : {1, 128, 512, 1024}) {
+      const bool square = c.shape.n == 4096 && c.shape.k == 4096;
+      if (m == 512 && !square) continue;
+      Options rows = options;
+      if (!c.full) rows.max_threads = 1;
+      for (const char* scheme : c.schemes)
+        for (const Tier& tier : tiers_of(m, static_cast<double>(c.shape.n * c.shape.k), 15e6))
+          add_rows(suite, contestants, rows, {scheme, m, c.shape.n, c.shape.k}, tier, [&](const Implementation& i) {
+            if (i.name == "blockpack") return true;
+            const bool of_parts = i.name == "unfused" || i.name.ends_with("-parts");
+            return m > 1 && (of_parts || square);
+          });
+    }
 }
 
 }  // namespace
@@ -301,11 +339,7 @@ void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options
           for (const Tier& tier : tiers_of(m, bytes, 30e6))
             add_rows(suite, contestants, options, {scheme, m, shape.n, shape.k, bf16_x}, tier);
         }
-  for (const StructuredCase& c : structured_cases())
-    for (const index_t m : {1, 8, 128, 512, 1024})
-      for (const char* scheme : c.schemes)
-        for (const Tier& tier : tiers_of(m, static_cast<double>(c.shape.n * c.shape.k), 15e6))
-          add_rows(suite, contestants, options, {scheme, m, c.shape.n, c.shape.k}, tier);
+  add_structured_rows(suite, contestants, options);
   for (const Shape shape : {Shape{4096, 4096}, {3072, 768}, {768, 3072}})
     for (const char* block : {"bsr32x32", "bsr16x32"})
       for (const char* percent : {"70", "80", "90"})

@@ -45,6 +45,7 @@ class Suite {
 
 void add_limit_rows(Suite& suite, const Options& options);
 void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options& options);
+void add_adapter_rows(Suite& suite, const Options& options);
 void add_codec_rows(Suite& suite, const Contestants& contestants, const Options& options);
 void add_gated_rows(Suite& suite, const Options& options);
 void add_entropy_rows(Suite& suite, const Options& options);

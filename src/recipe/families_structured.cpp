@@ -40,11 +40,11 @@ struct Fit {
 
 FactorFormat factor_format(const std::shared_ptr<const Codec>& codec) {
   return {codec->format(),
-          [codec](MatrixView<const float> w, const EncodeOptions& options) {
-            return encode_matrix(*fitted(codec, w, options), w, options);
+          [codec](MatrixView<const float> w, const EncodeOptions& options, PackPolicy policy) {
+            return encode_matrix(*fitted(codec, w, options), w, options, policy);
           },
-          [codec](MatrixShape shape, std::span<const Section> sections) {
-            return codec->open(shape, sections, PackPolicy::on_first_use());
+          [codec](MatrixShape shape, std::span<const Section> sections, PackPolicy policy) {
+            return codec->open(shape, sections, policy);
           }};
 }
 
@@ -163,8 +163,8 @@ struct LowRankForm : NoTables {
     put(view(std::as_const(f.right)), parts[1]);
   }
   static LowRank open(MatrixShape shape, const Fit& fit, const FactorFormat& factors, std::span<const Section> sections,
-                      PackPolicy) {
-    return LowRank::from_sections(shape, {rank(shape, fit), factors}, sections);
+                      PackPolicy policy) {
+    return LowRank::from_sections(shape, {rank(shape, fit), factors}, sections, policy);
   }
 };
 

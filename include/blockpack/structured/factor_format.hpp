@@ -11,6 +11,7 @@
 #include "blockpack/core/any_linear.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/dense.hpp"
+#include "blockpack/core/pack_policy.hpp"
 #include "blockpack/core/parts.hpp"
 #include "blockpack/core/row_format.hpp"
 
@@ -19,17 +20,24 @@ namespace blockpack::inline BLOCKPACK_ABI {
 /// A factor is a matrix like any other: encoded from its values, opened from its sections.
 struct FactorFormat {
   std::string scheme;  ///< of the format: "bf16", "mxfp8-e4m3"
-  std::function<AnyLinear(MatrixView<const float> w, const EncodeOptions& options)> encode;
-  std::function<AnyLinear(MatrixShape shape, std::span<const Section> sections)> open;
+  std::function<AnyLinear(MatrixView<const float> w, const EncodeOptions& options, PackPolicy policy)> encoder;
+  std::function<AnyLinear(MatrixShape shape, std::span<const Section> sections, PackPolicy policy)> opener;
+
+  AnyLinear encode(MatrixView<const float> w, const EncodeOptions& options, PackPolicy policy = {}) const {
+    return encoder(w, options, policy);
+  }
+  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy = {}) const {
+    return opener(shape, sections, policy);
+  }
 
   template <RowFormat F>
   static FactorFormat of(const F& format) {
     return {format.scheme(),
-            [format](MatrixView<const float> w, const EncodeOptions& options) -> AnyLinear {
-              return RowMatrix<F>::encode(w, format, options);
+            [format](MatrixView<const float> w, const EncodeOptions& options, PackPolicy policy) -> AnyLinear {
+              return RowMatrix<F>::encode(w, format, options, policy);
             },
-            [format](MatrixShape shape, std::span<const Section> sections) -> AnyLinear {
-              return RowMatrix<F>::from_sections(shape, format, sections);
+            [format](MatrixShape shape, std::span<const Section> sections, PackPolicy policy) -> AnyLinear {
+              return RowMatrix<F>::from_sections(shape, format, sections, policy);
             }};
   }
   /// When the blocks of a factor are packed: float32 and bf16 are packed together, by BlockFactors.
