@@ -57,7 +57,7 @@ TEST_CASE("evaluate_encoder prints distance and recall of schemes and models, an
 TEST_CASE("evaluate_encoder prints the table of blocks of zeros alone", "[cli]") {
   const TemporaryFolder folder;
   write_folder(folder);
-  const ProcessResult result = run({folder.path(), "--scope", "blocks"});
+  const ProcessResult result = run({folder.path(), "--scope", "blocks", "--threads", "1"});
   CAPTURE(result.out, result.err);
   REQUIRE(result.exit_code == 0);
   CHECK(has(result.out, "## Blocks of zeros"));
