@@ -15,6 +15,7 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -53,9 +54,28 @@ const std::vector<std::string> kSchemes = {"f32",           "bf16",  "int8-g128"
                                            "int3-g32+gptq", "q3_k",  "q3_k+importance", "int2-g32",
                                            "int2-g32+gptq"};
 
+// The table of blocks of zeros.
+constexpr const char* kBlocks[] = {"bitmask", "bsr4x1", "bsr1x16", "bsr16x1", "bsr16x32", "bsr32x32"};
+constexpr const char* kChoices[] = {"", "+wanda", "+wanda+refit", "+sparsegpt", "+sparsegpt+refit"};
+constexpr int kPruned[] = {50, 70, 80, 90};  ///< percent
+constexpr std::size_t kBlockSentences = 1024;
+
+constexpr const char* kBlockIntroduction = R"(
+## Blocks of zeros
+
+1 - cosine over the first {} sentences with the {} matrices of the linear layers pruned in whole blocks, the embedding as it
+is: `bsr4x1-s70-bf16+wanda` and so on, kept weights in bf16, as many blocks in every row of blocks; `bitmask` prunes single
+weights. Blocks go by the sum of squares of their weights (magnitude), of |w| |x|₂ (`+wanda`), or by SparseGPT's score, which
+adjusts the others; `+refit` is exact least squares of what is kept, without further bytes. Counts are rounded: of 8 blocks in a row
+90 % leaves one. From 0.6 or so on nothing useful is left of an embedding, and which method is ahead means little.
+
+| pattern | pruned | bits per weight | magnitude | `+wanda` | `+wanda+refit` | `+sparsegpt` | `+sparsegpt+refit` |
+|---|---|---|---|---|---|---|---|
+)";
+
 struct Arguments {
   std::string folder, sentences, out;
-  std::string scope = "both";  ///< linears, all or both
+  std::string scope = "both";  ///< linears, all, both or blocks
   std::vector<std::string> schemes, models;
   std::size_t limit = 1 << 20;
   Activations activations = Activations::f32;
@@ -77,6 +97,16 @@ double weights_of(const AnyLinear& op) {
   return static_cast<double>(op.out_features()) * static_cast<double>(op.in_features());
 }
 
+double bits_per_weight(const SentenceEncoder& encoder, Scope scope) {
+  double bits = 0, weights = 0;
+  for (const auto& [tensor, op] : encoder.matrices()) {
+    if (!includes(scope, tensor)) continue;
+    bits += 8 * static_cast<double>(op.storage_bytes());
+    weights += weights_of(op);
+  }
+  return bits / weights;
+}
+
 bool needs_calibration(const std::vector<std::string>& schemes) {
   return std::any_of(schemes.begin(), schemes.end(), [](const std::string& scheme) {
     return blockpack::Registry::standard().codec(scheme)->needs().any();
@@ -92,6 +122,9 @@ std::string introduction(const SentenceEncoder& encoder, const Sentences& senten
 }
 
 int run(const Arguments& arguments) {
+  const bool everything = arguments.schemes.empty() && arguments.models.empty();
+  const bool blocks = arguments.scope == "blocks" || (everything && arguments.scope == "both");
+  const std::vector<std::string>& schemes = everything && arguments.scope != "blocks" ? kSchemes : arguments.schemes;
   const std::filesystem::path folder = arguments.folder;
   for (const char* name : {"model.safetensors", "config.json", "vocab.tsv"})
     if (!std::filesystem::exists(folder / name))
@@ -110,7 +143,7 @@ int run(const Arguments& arguments) {
   std::vector<SentenceEncoder> models;
   for (const std::string& model : arguments.models) models.emplace_back(CompressedModel::open(model), config);
   EncoderCalibration calibration;
-  if (needs_calibration(arguments.schemes))
+  if (blocks || needs_calibration(schemes))
     calibration = calibrate(original, read_tokens(tokenizer, folder / "calibration.txt", arguments.limit), how);
   const Matrix reference = embed_all(original, sentences, how);
   const std::vector<index_t> neighbours = nearest_rows(reference.view(), kNeighbours, how.execution);
@@ -122,24 +155,38 @@ int run(const Arguments& arguments) {
     page += text;
   };
   const auto row = [&](const std::string& name, const SentenceEncoder& encoder, Scope scope) {
-    double bits = 0, weights = 0, bytes = static_cast<double>(encoder.vector_bytes());
-    for (const auto& [tensor, op] : encoder.matrices()) {
-      bytes += static_cast<double>(op.storage_bytes());
-      if (!includes(scope, tensor)) continue;
-      bits += 8 * static_cast<double>(op.storage_bytes());
-      weights += weights_of(op);
-    }
+    double bytes = static_cast<double>(encoder.vector_bytes());
+    for (const auto& [tensor, op] : encoder.matrices()) bytes += static_cast<double>(op.storage_bytes());
     const Matrix embeddings = embed_all(encoder, sentences, how);
-    show(fmt::format("| `{}` | {:.3f} | {:.2f} | {:.2e} | {:.4f} |\n", name, bits / weights, bytes / 1048576,
-                     mean_cosine_distance(reference.view(), embeddings.view()),
+    show(fmt::format("| `{}` | {:.3f} | {:.2f} | {:.2e} | {:.4f} |\n", name, bits_per_weight(encoder, scope),
+                     bytes / 1048576, mean_cosine_distance(reference.view(), embeddings.view()),
                      recall(neighbours, nearest_rows(embeddings.view(), kNeighbours, how.execution), kNeighbours)));
   };
   for (const Scope scope : {Scope::linears, Scope::all}) {
     const std::string name = scope == Scope::all ? "all" : "linears";
-    if (arguments.schemes.empty() || (arguments.scope != name && arguments.scope != "both")) continue;
+    if (schemes.empty() || (arguments.scope != name && arguments.scope != "both")) continue;
     show(fmt::format("\n## Scope `{}`\n\n{}", name, kHead));
-    for (const std::string& scheme : arguments.schemes)
+    for (const std::string& scheme : schemes)
       row(scheme, compressed(original, scope, scheme, calibration, how.execution), scope);
+  }
+  if (blocks) {
+    const auto seen = std::span(sentences).first(std::min(sentences.size(), kBlockSentences));
+    const auto expected = reference.view().rows_from(0, static_cast<index_t>(seen.size()));
+    show(fmt::format(kBlockIntroduction, seen.size(), original.matrices().size() - 1));
+    for (const char* pattern : kBlocks)
+      for (const int pruned : kPruned) {
+        std::string distances;
+        double bits = 0;
+        for (const char* choice : kChoices) {
+          const SentenceEncoder encoder =
+              compressed(original, Scope::linears, fmt::format("{}-s{}-bf16{}", pattern, pruned, choice), calibration,
+                         how.execution);
+          bits = bits_per_weight(encoder, Scope::linears);
+          const Matrix embeddings = embed_all(encoder, seen, how);
+          distances += fmt::format(" {:.2e} |", mean_cosine_distance(expected, embeddings.view()));
+        }
+        show(fmt::format("| `{}` | {} % | {:.3f} |{}\n", pattern, pruned, bits, distances));
+      }
   }
   if (!models.empty()) show(fmt::format("\n## Models\n\n{}", kHead));
   for (std::size_t i = 0; i < models.size(); ++i)
@@ -161,9 +208,10 @@ int main(int argc, char** argv) {
   Arguments arguments;
   std::string activations(to_string(arguments.activations));
   app.add_option("FOLDER", arguments.folder, "What examples/evaluate_encoder/fetch_model.sh made")->required();
-  app.add_option("-s,--scheme", arguments.schemes, "Schemes to score (default: a list)");
+  app.add_option("-s,--scheme", arguments.schemes, "Schemes to score (default: a list, and the table of blocks)");
   app.add_option("-m,--model", arguments.models, "Models to score that compress_model made of model.safetensors");
-  app.add_option("--scope", arguments.scope, "linears, all or both")->check(CLI::IsMember({"linears", "all", "both"}));
+  app.add_option("--scope", arguments.scope, "linears, all, both, or blocks, the table of blocks of zeros alone")
+      ->check(CLI::IsMember({"linears", "all", "both", "blocks"}));
   app.add_option("--sentences", arguments.sentences,
                  "A text with one sentence a line (default: sentences.txt of FOLDER)");
   app.add_option("--limit", arguments.limit, "Sentences to read at most")->check(CLI::Range(1, 1 << 20));
@@ -179,7 +227,6 @@ int main(int argc, char** argv) {
   }
   for (const auto mode : {Activations::automatic, Activations::bf16, Activations::int8, Activations::int8_token})
     if (to_string(mode) == activations) arguments.activations = mode;
-  if (arguments.schemes.empty() && arguments.models.empty()) arguments.schemes = kSchemes;
   try {
     return run(arguments);
   } catch (const std::exception& error) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// The steps of a transformer between its linear layers: RMSNorm, rotary positions, attention of one head over one
-/// window, SiLU, each with its derivative.
+/// The steps of a transformer between its linear layers: RMSNorm, LayerNorm, rotary positions, attention of one head
+/// over one window, SiLU, GELU, each with its derivative.
 
 #include <algorithm>
 #include <cmath>
@@ -91,6 +91,49 @@ inline void rms_norm_backward(MatrixView<const float> x, std::span<const float> 
   }
 }
 
+/// dst = (x - mean(x)) / sqrt(mean((x - mean(x))²) + epsilon) ⊙ weight + bias, row by row; sums in double.
+inline void layer_norm(MatrixView<const float> x, std::span<const float> weight, std::span<const float> bias,
+                       float epsilon, MatrixView<float> dst) {
+  const auto n = static_cast<double>(x.cols());
+  for (index_t t = 0; t < x.rows(); ++t) {
+    double sum = 0, squares = 0;
+    for (const float value : x.row(t)) sum += static_cast<double>(value);
+    const auto mean = static_cast<float>(sum / n);
+    for (const float value : x.row(t)) squares += static_cast<double>(value - mean) * static_cast<double>(value - mean);
+    const auto scale = static_cast<float>(1.0 / std::sqrt(squares / n + static_cast<double>(epsilon)));
+    for (index_t i = 0; i < x.cols(); ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      dst(t, i) = (x(t, i) - mean) * scale * weight[at] + bias[at];
+    }
+  }
+}
+
+/// dx += the gradient of layer_norm's x for the gradient dy of its result. With z = (x - mean(x)) r, r = 1 /
+/// sqrt(mean((x
+/// - mean(x))²) + epsilon) and g = weight ⊙ dy:
+///     dx_i += r (g_i - mean(g) - z_i mean(g ⊙ z))
+inline void layer_norm_backward(MatrixView<const float> x, std::span<const float> weight, float epsilon,
+                                MatrixView<const float> dy, MatrixView<float> dx) {
+  const auto n = static_cast<double>(x.cols());
+  std::vector<double> z(static_cast<std::size_t>(x.cols())), g(z.size());
+  for (index_t t = 0; t < x.rows(); ++t) {
+    double sum = 0, squares = 0, mean_g = 0, mean_gz = 0;
+    for (const float value : x.row(t)) sum += static_cast<double>(value);
+    for (std::size_t i = 0; i < z.size(); ++i) {
+      z[i] = static_cast<double>(x.row(t)[i]) - sum / n;
+      squares += z[i] * z[i];
+    }
+    const double r = 1.0 / std::sqrt(squares / n + static_cast<double>(epsilon));
+    for (std::size_t i = 0; i < z.size(); ++i) {
+      z[i] *= r;
+      g[i] = static_cast<double>(weight[i]) * static_cast<double>(dy.row(t)[i]);
+      mean_g += g[i] / n;
+      mean_gz += g[i] * z[i] / n;
+    }
+    for (std::size_t i = 0; i < z.size(); ++i) dx.row(t)[i] += static_cast<float>(r * (g[i] - mean_g - z[i] * mean_gz));
+  }
+}
+
 /// Angles of the rotary positions: position * theta^(-2i / head_dim) for the pair (i, i + head_dim / 2).
 class RotaryTable {
  public:
@@ -149,11 +192,11 @@ inline void attend(MatrixView<const float> q, MatrixView<const float> k, MatrixV
   }
 }
 
-/// Gradients of causal attend for the gradient `dout` of its result: dq, dk and dv [window, head_dim] are overwritten.
+/// Gradients of attend for the gradient `dout` of its result: dq, dk and dv [window, head_dim] are overwritten.
 ///     dv_s = Σ_t p_ts dout_t;  ds_ts = p_ts (dout_t·v_s - Σ_u p_tu dout_t·v_u);  dq_t = Σ_s ds_ts k_s / √dim; dk alike
 inline void attend_backward(MatrixView<const float> q, MatrixView<const float> k, MatrixView<const float> v,
                             MatrixView<const float> weights, MatrixView<const float> dout, MatrixView<float> dq,
-                            MatrixView<float> dk, MatrixView<float> dv) {
+                            MatrixView<float> dk, MatrixView<float> dv, bool causal = true) {
   const index_t window = q.rows(), dim = q.cols();
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   Matrix values(dim, window), scores(1, window);
@@ -166,17 +209,25 @@ inline void attend_backward(MatrixView<const float> q, MatrixView<const float> k
   float* score = scores.values.data();
   for (index_t t = 0; t < window; ++t) {
     const float* p = weights.row_data(t);
-    std::fill(score, score + t + 1, 0.0f);
-    for (index_t i = 0; i < dim; ++i) add_scaled(dout(t, i), values.view().row_data(i), score, t + 1);
+    const index_t seen = causal ? t + 1 : window;
+    std::fill(score, score + seen, 0.0f);
+    for (index_t i = 0; i < dim; ++i) add_scaled(dout(t, i), values.view().row_data(i), score, seen);
     float mean = 0;
-    for (index_t s = 0; s <= t; ++s) mean += p[s] * score[s];
-    for (index_t s = 0; s <= t; ++s) {
+    for (index_t s = 0; s < seen; ++s) mean += p[s] * score[s];
+    for (index_t s = 0; s < seen; ++s) {
       const float ds = p[s] * (score[s] - mean) * scale;
       add_scaled(ds, k.row_data(s), dq.row_data(t), dim);
       add_scaled(ds, q.row_data(t), dk.row_data(s), dim);
       add_scaled(p[s], dout.row_data(t), dv.row_data(s), dim);
     }
   }
+}
+
+/// v / 2 · (1 + erf(v / √2)) and its derivative.
+inline std::pair<float, float> gelu_with_slope(float v) {
+  constexpr float kRootHalf = 0.70710678f, kDensity = 0.39894228f;  // √(1/2), 1 / √(2π)
+  const float below = 0.5f * (1.0f + std::erf(v * kRootHalf));
+  return {v * below, below + v * kDensity * std::exp(-0.5f * v * v)};
 }
 
 /// v / (1 + e^-v) and its derivative.

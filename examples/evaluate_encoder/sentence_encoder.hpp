@@ -56,23 +56,6 @@ struct EncoderConfig {
   }
 };
 
-/// dst = (x - mean(x)) / sqrt(mean((x - mean(x))²) + epsilon) ⊙ weight + bias, row by row; sums in double.
-inline void layer_norm(MatrixView<const float> x, std::span<const float> weight, std::span<const float> bias,
-                       float epsilon, MatrixView<float> dst) {
-  const auto n = static_cast<double>(x.cols());
-  for (index_t t = 0; t < x.rows(); ++t) {
-    double sum = 0, squares = 0;
-    for (const float value : x.row(t)) sum += static_cast<double>(value);
-    const auto mean = static_cast<float>(sum / n);
-    for (const float value : x.row(t)) squares += static_cast<double>(value - mean) * static_cast<double>(value - mean);
-    const auto scale = static_cast<float>(1.0 / std::sqrt(squares / n + static_cast<double>(epsilon)));
-    for (index_t i = 0; i < x.cols(); ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      dst(t, i) = (x(t, i) - mean) * scale * weight[at] + bias[at];
-    }
-  }
-}
-
 /// Immutable but for `replace`; const members may be called from any number of threads at once.
 class SentenceEncoder {
  public:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program evaluate_encoder on a small encoder with random weights: its table, its page, what it refuses.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -51,6 +52,19 @@ TEST_CASE("evaluate_encoder prints distance and recall of schemes and models, an
   const std::string page = file_content(folder / "page.md");
   CHECK(page.ends_with(result.out));
   CHECK(has(page, "13 sentences"));
+}
+
+TEST_CASE("evaluate_encoder prints the table of blocks of zeros alone", "[cli]") {
+  const TemporaryFolder folder;
+  write_folder(folder);
+  const ProcessResult result = run({folder.path(), "--scope", "blocks", "--threads", "1"});
+  CAPTURE(result.out, result.err);
+  REQUIRE(result.exit_code == 0);
+  CHECK(has(result.out, "## Blocks of zeros"));
+  CHECK_FALSE(has(result.out, "## Scope"));
+  CHECK(has(result.out, "over the first 13 sentences with the 10 matrices"));
+  CHECK(has(result.out, "| `bsr4x1` | 70 % | "));
+  CHECK(std::count(result.out.begin(), result.out.end(), '%') >= 24);  // six patterns, four shares
 }
 
 TEST_CASE("evaluate_encoder refuses in one line what it cannot use", "[cli]") {

@@ -2,6 +2,7 @@
 // The hand-written backward pass of the example decoder, against finite differences.
 #include "../../examples/decoder/evaluate.hpp"
 #include "../../examples/decoder/gradient.hpp"
+#include "../../examples/decoder/icbs.hpp"
 #include "blockpack/core/random.hpp"
 #include "recipe/model_support.hpp"
 #include "support/budget.hpp"
@@ -69,6 +70,34 @@ TEST_CASE("gradients of every matrix agree with finite differences", "[recipe][l
       decoder.set(m, w.view());
       CHECK(measured == Approx(expected).epsilon(0.01));
     }
+  }
+}
+
+TEST_CASE("iCBS on the decoder keeps 2:4 and gives weights back as they were", "[recipe][long]") {
+  const example::ByteDecoder decoder = embedded();
+  const auto text = example::CalibrationText::load(kEmbeddedModel / "calib.bin", decoder.config(), 0).first(6);
+  std::vector<TensorCalibration> grams;
+  for (const auto& m : example::calibrate(example::GradientDecoder(decoder), text)) grams.push_back(m.tensor());
+  example::DecoderIcbs icbs;
+  icbs.options.pattern = MaskPattern::nm(2, 4);
+  icbs.options.block = 64;
+  icbs.options.pruned = 32;
+  icbs.options.passes = 1;
+  icbs.options.steps = 28;
+  icbs.batch = 4;
+  icbs.held_out = 2;
+  IcbsReport report;
+  const std::vector<example::Matrix> pruned = icbs.pruned(decoder, text, grams, {}, &report);
+  CHECK(report.losses.size() == 2);
+  CHECK(report.changes[0] < 0);
+  REQUIRE(pruned.size() == 28);
+  for (std::size_t m = 0; m < pruned.size(); ++m) {
+    const example::Matrix original = example::decoded(decoder.matrix(m + 1));
+    CHECK(Mask::of_nonzeros(pruned[m].view()).is_nm(2, 4));
+    index_t changed = 0;
+    for (index_t i = 0; i < original.values.size(); ++i)
+      changed += pruned[m].values[i] != 0 && pruned[m].values[i] != original.values[i] ? 1 : 0;
+    CHECK(changed == 0);
   }
 }
 

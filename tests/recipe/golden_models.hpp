@@ -14,7 +14,7 @@ namespace blockpack::test {
 
 /// Every case of one model; an error for a case in the manifest that no test knows.
 inline std::vector<nlohmann::json> model_cases(std::string_view model) {
-  // The last two are models of the reference set that have no example here.
+  // The last is a model of the reference set that has no example here.
   constexpr std::string_view kKinds[] = {"bytelm_logits", "use_lite_embed", "use_lite_activations", "fvit_logits",
                                          "ppocr_rec"};
   std::vector<nlohmann::json> cases;
