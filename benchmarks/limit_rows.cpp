@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // limit/…: what the machine gives, as rows of their own. The same loops stand behind every `limit_fraction`.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "kernels/limit_loops.hpp"
+#include "large_buffer.hpp"
 #include "limits.hpp"
 #include "stopwatch.hpp"
 #include "suite.hpp"
@@ -47,6 +53,23 @@ void copy_row(benchmark::State& state) {
   state.counters["GBps"] = static_cast<double>(src.size()) / seconds * 1e-9;  // bytes copied, each read and written
 }
 
+/// What an output costs that goes to memory past the caches: streaming stores, plain ones elsewhere.
+void write_row(benchmark::State& state) {
+  constexpr std::size_t kFloats = 12000000;
+  const PinThreads pin(1);
+  LargeBuffer<float> dst(kFloats);
+  const double seconds = time_calls(state, 1, 2, [&] {
+#if defined(__SSE2__)
+    for (float *at = dst.data(), *end = at + kFloats; at < end; at += 4) _mm_stream_ps(at, _mm_set1_ps(1.5f));
+    _mm_sfence();
+#else
+    std::fill_n(dst.data(), kFloats, 1.5f);
+#endif
+    benchmark::ClobberMemory();
+  });
+  state.counters["GBps"] = sizeof(float) * kFloats / seconds * 1e-9;
+}
+
 }  // namespace
 
 void add_limit_rows(Suite& suite, const Options& options) {
@@ -76,6 +99,7 @@ void add_limit_rows(Suite& suite, const Options& options) {
   if (has_avx512()) add_loop("avx512_f32", fma_avx512_f32);
   if (has_avx2() && !has_avx512()) add_loop("avx2_f32", fma_avx2_f32);
   suite.add("limit/copy/tier:llc/threads:1", "limit/read", copy_row);
+  suite.add("limit/write/tier:dram/threads:1", "limit/read", write_row);
 }
 
 }  // namespace bench
