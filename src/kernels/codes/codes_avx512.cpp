@@ -62,17 +62,16 @@ struct FloatDots {
   template <int T>
   static void end_block(const Groups&, __m512 (&)[T], __m512 (&)[T][2]) {}
 
-  /// Chains of sums of one panel and token: eight in all, or there is a wait for each.
+  /// Two chains of sums for a panel and token, so that a multiply-add waits for none; as many for any number of tokens,
+  /// whose bits do not depend on each other.
   template <int T, int P>
-  static constexpr int kChains = T* P < 8 ? 2 : 1;
-  template <int T, int P>
-  using Sums = __m512[P][T][kChains<T, P>];
+  using Sums = __m512[P][T][2];
 
   template <int T, int P>
   static void add(__m512 value, int i, const __m512 (&x)[T], int k, Sums<T, P>& sum) {
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      __m512& chain = sum[i][t][k % kChains<T, P>];
+      __m512& chain = sum[i][t][k % 2];
       chain = _mm512_fmadd_ps(value, x[t], chain);
     }
   }
@@ -157,8 +156,7 @@ struct FloatDots {
         if (kTable) dst[i].offset = _mm512_fnmadd_ps(dst[i].zero, dst[i].scale, dst[i].offset);
       }
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t)
-        for (__m512& chain : sum[i][t]) chain = _mm512_setzero_ps();
+      for (int t = 0; t < T; ++t) sum[i][t][0] = sum[i][t][1] = _mm512_setzero_ps();
     }
   }
   template <int T, int P>
@@ -167,8 +165,7 @@ struct FloatDots {
     for (int i = 0; i < P; ++i) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        __m512 all = sum[i][t][0];
-        if constexpr (kChains<T, P> == 2) all = _mm512_add_ps(all, sum[i][t][1]);
+        const __m512 all = _mm512_add_ps(sum[i][t][0], sum[i][t][1]);
         total[i][t] = Affine ? _mm512_add_ps(total[i][t], all) : _mm512_fmadd_ps(all, g[i].scale, total[i][t]);
       }
     }
