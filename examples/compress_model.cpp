@@ -117,6 +117,13 @@ int run(int argc, char** argv) {
   quality->add_option("--discquant-steps", q.discquant_steps, "Steps of DiscQuant end to end")
       ->check(CLI::Range(8, 1 << 20));
 
+  example::FamiliesArguments f;
+  auto* families = app.add_subcommand(
+      "families", "Error against parameters of SVD, Monarch, BLAST and block low rank on the matrices of models");
+  families->add_option("MODEL", f.models, "Models; default: the embedded one");
+  families->add_option("--calibration", f.calibrations, "Folder made by calibrate or 'none', one for each model");
+  families->add_option("--out", f.out, "The tables to write");
+
   std::string data = BLOCKPACK_EXAMPLE_DATA, report = "report.html";
   auto* demo = app.add_subcommand("demo", "Compress the embedded model in eight ways and write a report");
   demo->add_option("--data", data, "Folder of the embedded model");
@@ -151,6 +158,10 @@ int run(int argc, char** argv) {
   if (verify->parsed()) return example::verify(model, original, how);
   if (evaluate->parsed()) return example::evaluate_model(e, how);
   if (quality->parsed()) return example::quality(q, how);
+  if (families->parsed()) {
+    if (f.models.empty()) f.models.emplace_back(std::string(BLOCKPACK_EXAMPLE_DATA) + "/model.safetensors");
+    return example::families(f, how);
+  }
   if (calibrate->parsed()) return example::calibrate_model(k, how);
   return example::demo(data, report, demo_windows, how);
 }

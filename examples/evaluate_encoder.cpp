@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "blockpack/io/atomic_file.hpp"
+#include "blockpack/recipe/calibration.hpp"
 #include "evaluate_encoder/evaluate.hpp"
 #include "evaluate_encoder/tokenizer.hpp"
 
@@ -75,6 +76,7 @@ adjusts the others; `+refit` is exact least squares of what is kept, without fur
 
 struct Arguments {
   std::string folder, sentences, out;
+  std::string statistics;      ///< folder; empty: none
   std::string scope = "both";  ///< linears, all, both or blocks
   std::vector<std::string> schemes, models;
   std::size_t limit = 1 << 20;
@@ -143,8 +145,15 @@ int run(const Arguments& arguments) {
   std::vector<SentenceEncoder> models;
   for (const std::string& model : arguments.models) models.emplace_back(CompressedModel::open(model), config);
   EncoderCalibration calibration;
-  if (blocks || needs_calibration(schemes))
+  if (blocks || needs_calibration(schemes) || !arguments.statistics.empty())
     calibration = calibrate(original, read_tokens(tokenizer, folder / "calibration.txt", arguments.limit), how);
+  if (!arguments.statistics.empty()) {
+    std::filesystem::create_directories(arguments.statistics);
+    const blockpack::CalibrationFolder statistics(arguments.statistics);
+    for (const auto& [matrix, gram] : calibration) statistics.write(matrix, gram, {});
+    fmt::print("XtX of {} matrices in {}\n", calibration.size(), arguments.statistics);
+    return 0;
+  }
   const Matrix reference = embed_all(original, sentences, how);
   const std::vector<index_t> neighbours = nearest_rows(reference.view(), kNeighbours, how.execution);
 
@@ -218,6 +227,8 @@ int main(int argc, char** argv) {
   app.add_option("--activations", activations, "automatic, f32, bf16 or int8")
       ->check(CLI::IsMember({"automatic", "f32", "bf16", "int8", "int8_token"}));
   app.add_option("--threads", arguments.threads, "Threads, 0 = all")->check(CLI::Range(0, 4096));
+  app.add_option("--statistics", arguments.statistics,
+                 "Only write XtX of every linear layer into this folder, as compress_model reads it");
   app.add_option("--out", arguments.out, "Write the table to this page too");
   try {
     app.parse(argc, argv);

@@ -43,6 +43,12 @@ struct QualityArguments {
   int discquant_steps = 512;
 };
 
+struct FamiliesArguments {
+  std::vector<std::string> models;        ///< empty: the embedded model
+  std::vector<std::string> calibrations;  ///< folders, "none", one for each model; empty: none at all
+  std::string out = "families.md";
+};
+
 int list_schemes();
 int inspect(const std::string& model, const blockpack::Execution& how);
 int compress(const CompressArguments& arguments, const blockpack::Execution& how);
@@ -50,6 +56,7 @@ int verify(const std::string& model, const std::string& original, const blockpac
 int evaluate_model(const EvaluateArguments& arguments, const blockpack::Execution& how);
 int calibrate_model(const CalibrateArguments& arguments, const blockpack::Execution& how);
 int quality(const QualityArguments& arguments, const blockpack::Execution& how);
+int families(const FamiliesArguments& arguments, const blockpack::Execution& how);
 int demo(const std::string& data, const std::string& report, std::int64_t windows, const blockpack::Execution& how);
 
 /// 1.69 MiB

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # The example compress_model: several files, the embedded model and the report page.
 add_executable(compress_model compress_model.cpp compress_model/calibrate.cpp compress_model/commands.cpp
-  compress_model/demo.cpp compress_model/inspect.cpp compress_model/quality.cpp)
+  compress_model/demo.cpp compress_model/families.cpp compress_model/inspect.cpp compress_model/quality.cpp)
 target_include_directories(compress_model PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
-target_link_libraries(compress_model PRIVATE blockpack CLI11::CLI11 fmt::fmt-header-only nlohmann_json::nlohmann_json
+target_link_libraries(compress_model PRIVATE blockpack CLI11::CLI11 Eigen3::Eigen fmt::fmt-header-only nlohmann_json::nlohmann_json
   blockpack_warnings)
 target_compile_definitions(compress_model PRIVATE BLOCKPACK_EXAMPLE_DATA="${CMAKE_CURRENT_SOURCE_DIR}/data/bytelm"
   BLOCKPACK_EXAMPLE_REPORT="${CMAKE_CURRENT_SOURCE_DIR}/report")

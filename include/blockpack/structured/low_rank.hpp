@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "blockpack/core/any_linear.hpp"
-#include "blockpack/core/buffer.hpp"
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/linear_operator.hpp"
 #include "blockpack/core/pack_policy.hpp"
@@ -86,8 +85,9 @@ class LowRank {
     ApplyOptions first = how;
     first.epilogue = {};
     if (left_.activation_mode(x.rows(), how) == Activations::bf16) {
-      auto values = AlignedBuffer<bf16>::uninitialized(checked_mul(x.rows(), parameters_.rank, "apply"));
-      const MatrixView<bf16> middle(values.data(), x.rows(), parameters_.rank);
+      const index_t stride = round_up(parameters_.rank, 2);
+      detail::CallMatrix memory(x.rows(), stride / 2);
+      const MatrixView<bf16> middle(reinterpret_cast<bf16*>(memory.view().data()), x.rows(), parameters_.rank, stride);
       right_.apply(x, middle, first);
       return left_.apply(middle, y, how);
     }
