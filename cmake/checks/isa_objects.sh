@@ -6,7 +6,7 @@
 set -euo pipefail
 nm=$1 library=$2 count=$3
 symbols=$("$nm" --print-file-name --demangle "$library" 2>/dev/null)
-level='/?[a-z0-9_]+_(avx2|avx512|avx512vnni|avx512bf16|amx|neon|neon_dot|neon_bf16)\.cpp\.o:'
+level='/?[a-z0-9_]+_(avx2|avx512|avx512vnni|avx512bf16|avx512vbmi2|amx|neon|neon_dot|neon_bf16)\.cpp\.o:'
 objects=$(grep -oE "$level" <<<"$symbols" | sort -u || true)
 found=$(grep -c . <<<"$objects" || true)
 [ "$found" = "$count" ] || { echo "$count objects of SIMD levels expected, $found found in $library: $objects"; exit 1; }
