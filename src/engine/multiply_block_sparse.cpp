@@ -137,12 +137,30 @@ void multiply_expanded(const kernels::BlockSparseProduct& p, const kernels::Bloc
   }
 }
 
+/// Lets `multiply` compute the half-panels from `half0` on that block product b has, for rows of y from `row` on:
+/// straight into y where nothing follows and they are whole, otherwise through sums that `finish` takes.
+template <class Block, class Multiply>
+void write_half_panels(const Product& p, Block& b, index_t row, index_t half0, const Multiply& multiply) {
+  const index_t col = half0 * kSparseColumns, cols = std::min(p.n - col, b.halves * kSparseColumns);
+  if (bias_alone(p) && p.epilogue.bias.empty() && cols == b.halves * kSparseColumns) {
+    const MatrixView<float> y = p.y.f32();
+    b.y = y.row_data(row) + col;
+    b.y_stride = y.row_stride();
+    b.stream = plain_y(p) && y.row_stride() % kSparseColumns == 0 && reinterpret_cast<std::uintptr_t>(b.y) % 64 == 0;
+    return multiply();
+  }
+  b.y_stride = kGroupHalves * kSparseColumns;
+  auto sums = AlignedBuffer<float>::uninitialized(b.rows * b.y_stride);
+  b.y = sums.data();
+  multiply();
+  finish(p, sums.data(), b.y_stride, kPanelColumns, row, b.rows, col, cols);
+}
+
 /// `expand`: for weights without their zeros.
 void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& kernel, const PackedBlockSparse& w,
                            const kernels::Int8Kernels* int8, Expand expand) {
   const double multiplies_per_ns = p.path == Path::bf16 ? 200.0 : 100.0;
   const auto groups = static_cast<index_t>(w.groups().size()) - 1;
-  const bool bare = bias_alone(p) && p.epilogue.bias.empty();  // the kernels write y
   for (index_t first = 0; first < p.x.rows(); first += kTokenChunk) {
     const index_t tokens = std::min(kTokenChunk, p.x.rows() - first);
     // The order of a sum depends on the rows of its tile.
@@ -175,20 +193,7 @@ void multiply_block_sparse(const Product& p, const kernels::BlockSparseKernel& k
         if (w.layout() == BlockLayout::bitmask) return multiply_expanded(b, kernel, expand, w, half0);
         kernel.multiply.fn(b);
       };
-      const index_t col = half0 * kSparseColumns, cols = std::min(p.n - col, halves * kSparseColumns);
-      if (bare && cols == halves * kSparseColumns) {
-        const MatrixView<float> y = p.y.f32();
-        b.y = y.row_data(first + row0) + col;
-        b.y_stride = y.row_stride();
-        b.stream =
-            plain_y(p) && y.row_stride() % kSparseColumns == 0 && reinterpret_cast<std::uintptr_t>(b.y) % 64 == 0;
-        return multiply();
-      }
-      b.y_stride = kGroupHalves * kSparseColumns;
-      auto sums = AlignedBuffer<float>::uninitialized(b.rows * b.y_stride);
-      b.y = sums.data();
-      multiply();
-      finish(p, sums.data(), b.y_stride, kPanelColumns, first + row0, b.rows, col, cols);
+      write_half_panels(p, b, first + row0, half0, multiply);
     });
   }
 }
@@ -253,7 +258,6 @@ struct SpreadTokens {
 /// The product of strips: a task is some half-panels by a slice of tokens whose x stays in L2.
 void multiply_strips(const Product& p, const kernels::KernelTable& table, const PackedBlockSparse& w) {
   const auto groups = static_cast<index_t>(w.groups().size()) - 1;
-  const bool bare = bias_alone(p) && p.epilogue.bias.empty();  // the kernels write y
   for (index_t first = 0; first < p.x.rows(); first += kTokenChunk) {
     const index_t tokens = std::min(kTokenChunk, p.x.rows() - first);
     const SpreadTokens x(p, table, first, tokens);
@@ -275,20 +279,7 @@ void multiply_strips(const Product& p, const kernels::KernelTable& table, const 
       b.token_scales = x.scales.data() + row0;
       b.scales = w.scales().data() + half0 * kSparseColumns;
       b.starts = w.starts().data() + half0 * kSparseColumns;
-      const index_t col = half0 * kSparseColumns, cols = std::min(p.n - col, halves * kSparseColumns);
-      if (bare && cols == halves * kSparseColumns) {
-        const MatrixView<float> y = p.y.f32();
-        b.y = y.row_data(first + row0) + col;
-        b.y_stride = y.row_stride();
-        b.stream =
-            plain_y(p) && y.row_stride() % kSparseColumns == 0 && reinterpret_cast<std::uintptr_t>(b.y) % 64 == 0;
-        return table.block_sparse.strips_int8.fn(b);
-      }
-      b.y_stride = kGroupHalves * kSparseColumns;
-      auto sums = AlignedBuffer<float>::uninitialized(b.rows * b.y_stride);
-      b.y = sums.data();
-      table.block_sparse.strips_int8.fn(b);
-      finish(p, sums.data(), b.y_stride, kPanelColumns, first + row0, b.rows, col, cols);
+      write_half_panels(p, b, first + row0, half0, [&] { table.block_sparse.strips_int8.fn(b); });
     });
   }
 }

@@ -274,66 +274,60 @@ void check_many(const CodeSpec& spec) {
   }
 }
 
+struct CodeForm {
+  int bits;
+  index_t group;
+  CodeScale scale;
+  bool zeros;
+  bool minimums = false;
+  CodeElement element = CodeElement::integer;
+
+  CodeSpec spec() const {
+    return element != CodeElement::integer ? make_spec(element, group, scale)
+                                           : make_spec(bits, group, scale, zeros, minimums);
+  }
+};
+
 TEST_CASE("products with packed codes are within the bound of their mode on every level", "[kernels][codes][smoke]") {
-  struct Form {
-    int bits;
-    index_t group;
-    CodeScale scale;
-    bool zeros;
-    bool minimums = false;
-    CodeElement element = CodeElement::integer;
-  };
-  const Form form = GENERATE(
-      Form{4, 64, CodeScale::fp16, false, false, CodeElement::table},
-      Form{4, 16, CodeScale::e8m0, false, false, CodeElement::table},
-      Form{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
-      Form{6, 16, CodeScale::e8m0, false, false, CodeElement::e3m2},
-      Form{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
-      Form{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2}, Form{4, 32, CodeScale::e8m0, false},
-      Form{4, 16, CodeScale::e4m3, false}, Form{4, 32, CodeScale::fp16, true}, Form{4, 128, CodeScale::fp16, false},
-      Form{4, 256, CodeScale::fp16, false}, Form{4, 544, CodeScale::f32, true}, Form{8, 32, CodeScale::e8m0, false},
-      Form{8, 16, CodeScale::f32, false}, Form{8, 64, CodeScale::fp16, true}, Form{8, 128, CodeScale::e8m0, false},
-      Form{4, 32, CodeScale::super, false, true}, Form{4, 16, CodeScale::super, false, false},
-      Form{8, 16, CodeScale::super, false, true}, Form{8, 32, CodeScale::fp16, false, true},
-      Form{2, 256, CodeScale::fp16, false}, Form{2, 16, CodeScale::super4, false, true},
-      Form{3, 32, CodeScale::super4, true, true}, Form{2, 32, CodeScale::fp16, true},
-      Form{3, 16, CodeScale::super, false, false}, Form{3, 64, CodeScale::fp16, true},
-      Form{3, 32, CodeScale::e8m0, false}, Form{5, 32, CodeScale::super, false, true},
-      Form{5, 16, CodeScale::e8m0, false}, Form{6, 16, CodeScale::super, false, false},
-      Form{6, 32, CodeScale::fp16, true});
+  const CodeForm form = GENERATE(
+      CodeForm{4, 64, CodeScale::fp16, false, false, CodeElement::table},
+      CodeForm{4, 16, CodeScale::e8m0, false, false, CodeElement::table},
+      CodeForm{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
+      CodeForm{6, 16, CodeScale::e8m0, false, false, CodeElement::e3m2},
+      CodeForm{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
+      CodeForm{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2}, CodeForm{4, 32, CodeScale::e8m0, false},
+      CodeForm{4, 16, CodeScale::e4m3, false}, CodeForm{4, 32, CodeScale::fp16, true},
+      CodeForm{4, 128, CodeScale::fp16, false}, CodeForm{4, 256, CodeScale::fp16, false},
+      CodeForm{4, 544, CodeScale::f32, true}, CodeForm{8, 32, CodeScale::e8m0, false},
+      CodeForm{8, 16, CodeScale::f32, false}, CodeForm{8, 64, CodeScale::fp16, true},
+      CodeForm{8, 128, CodeScale::e8m0, false}, CodeForm{4, 32, CodeScale::super, false, true},
+      CodeForm{4, 16, CodeScale::super, false, false}, CodeForm{8, 16, CodeScale::super, false, true},
+      CodeForm{8, 32, CodeScale::fp16, false, true}, CodeForm{2, 256, CodeScale::fp16, false},
+      CodeForm{2, 16, CodeScale::super4, false, true}, CodeForm{3, 32, CodeScale::super4, true, true},
+      CodeForm{2, 32, CodeScale::fp16, true}, CodeForm{3, 16, CodeScale::super, false, false},
+      CodeForm{3, 64, CodeScale::fp16, true}, CodeForm{3, 32, CodeScale::e8m0, false},
+      CodeForm{5, 32, CodeScale::super, false, true}, CodeForm{5, 16, CodeScale::e8m0, false},
+      CodeForm{6, 16, CodeScale::super, false, false}, CodeForm{6, 32, CodeScale::fp16, true});
   CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale), static_cast<int>(form.element));
-  const CodeSpec spec = form.element != CodeElement::integer
-                            ? make_spec(form.element, form.group, form.scale)
-                            : make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
-  check_few(spec);
+  check_few(form.spec());
 }
 
 TEST_CASE("many tokens through decoded panels are within the bound of bf16, and bits do not depend on batch or threads",
           "[kernels][codes]") {
-  struct Form {
-    int bits;
-    index_t group;
-    CodeScale scale;
-    bool zeros;
-    bool minimums = false;
-    CodeElement element = CodeElement::integer;
-  };
-  const Form form = GENERATE(Form{4, 64, CodeScale::fp16, false, false, CodeElement::table},
-                             Form{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
-                             Form{6, 16, CodeScale::f32, false, false, CodeElement::e3m2},
-                             Form{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
-                             Form{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2},
-                             Form{4, 32, CodeScale::e8m0, false}, Form{4, 16, CodeScale::e4m3, false},
-                             Form{4, 32, CodeScale::fp16, true}, Form{4, 544, CodeScale::f32, true},
-                             Form{8, 32, CodeScale::e8m0, false}, Form{8, 128, CodeScale::fp16, true},
-                             Form{4, 32, CodeScale::super, false, true}, Form{8, 16, CodeScale::super, false, true},
-                             Form{2, 16, CodeScale::super, false, true}, Form{3, 32, CodeScale::fp16, true},
-                             Form{5, 32, CodeScale::fp16, false, true}, Form{6, 16, CodeScale::super, false});
+  const CodeForm form =
+      GENERATE(CodeForm{4, 64, CodeScale::fp16, false, false, CodeElement::table},
+               CodeForm{6, 32, CodeScale::e8m0, false, false, CodeElement::e2m3},
+               CodeForm{6, 16, CodeScale::f32, false, false, CodeElement::e3m2},
+               CodeForm{8, 16, CodeScale::e8m0, false, false, CodeElement::e4m3},
+               CodeForm{8, 64, CodeScale::e8m0, false, false, CodeElement::e5m2},
+               CodeForm{4, 32, CodeScale::e8m0, false}, CodeForm{4, 16, CodeScale::e4m3, false},
+               CodeForm{4, 32, CodeScale::fp16, true}, CodeForm{4, 544, CodeScale::f32, true},
+               CodeForm{8, 32, CodeScale::e8m0, false}, CodeForm{8, 128, CodeScale::fp16, true},
+               CodeForm{4, 32, CodeScale::super, false, true}, CodeForm{8, 16, CodeScale::super, false, true},
+               CodeForm{2, 16, CodeScale::super, false, true}, CodeForm{3, 32, CodeScale::fp16, true},
+               CodeForm{5, 32, CodeScale::fp16, false, true}, CodeForm{6, 16, CodeScale::super, false});
   CAPTURE(form.bits, form.group, form.zeros, static_cast<int>(form.scale), static_cast<int>(form.element));
-  const CodeSpec spec = form.element != CodeElement::integer
-                            ? make_spec(form.element, form.group, form.scale)
-                            : make_spec(form.bits, form.group, form.scale, form.zeros, form.minimums);
-  check_many(spec);
+  check_many(form.spec());
 }
 
 TEST_CASE("products with codes of two of every four weights are within the bound of their mode",

@@ -54,18 +54,7 @@ static void part(const BitmaskProduct& p, std::ptrdiff_t h) {
 
 #include "kernels/block_sparse/bitmask_walk.inc"
 
-void multiply(const BitmaskProduct& p) noexcept {
-  switch (p.tokens) {
-    case 1:
-      return walk<1, 1>(p);
-    case 2:
-      return walk<2, 1>(p);
-    case 4:
-      return walk<4, 1>(p);
-    default:
-      return walk<8, 1>(p);
-  }
-}
+void multiply(const BitmaskProduct& p) noexcept { walk_tokens<1>(p); }
 
 void expand(const unsigned char* w, std::ptrdiff_t units, std::uint16_t* dst) noexcept {
   for (std::ptrdiff_t i = 0; i < units; ++i) {

@@ -5,10 +5,6 @@
 /// those before. Expected limit: these instructions, about 8 cycles a line of 36 bytes (half of the weights), where
 /// reading takes 5 at 30 GB/s.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/block_sparse/block_sparse_kernels.hpp"
@@ -74,18 +70,7 @@ static void part(const BitmaskProduct& p, std::ptrdiff_t h) {
 
 #include "kernels/block_sparse/bitmask_walk.inc"
 
-void multiply(const BitmaskProduct& p) noexcept {
-  switch (p.tokens) {
-    case 1:
-      return walk<1, 4>(p);
-    case 2:
-      return walk<2, 4>(p);
-    case 4:
-      return walk<4, 2>(p);
-    default:
-      return walk<8, 1>(p);
-  }
-}
+void multiply(const BitmaskProduct& p) noexcept { walk_tokens<4>(p); }
 
 }  // namespace
 

@@ -4,10 +4,6 @@
 /// fetched 1 KB ahead: the place of the next weights waits for the count of those before. Expected limit: memory for 1
 /// token, 36 bytes a line at half of the weights, 5 cycles at 30 GB/s, where a line takes about 8 instructions.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/block_sparse/block_sparse_kernels.hpp"
@@ -78,18 +74,7 @@ static void part(const BitmaskProduct& p, std::ptrdiff_t h) {
 
 #include "kernels/block_sparse/bitmask_walk.inc"
 
-void multiply(const BitmaskProduct& p) noexcept {
-  switch (p.tokens) {
-    case 1:
-      return walk<1, 4>(p);
-    case 2:
-      return walk<2, 4>(p);
-    case 4:
-      return walk<4, 2>(p);
-    default:
-      return walk<8, 1>(p);
-  }
-}
+void multiply(const BitmaskProduct& p) noexcept { walk_tokens<4>(p); }
 
 void expand(const unsigned char* w, std::ptrdiff_t units, std::uint16_t* dst) noexcept {
   for (std::ptrdiff_t i = 0; i < units; ++i) {

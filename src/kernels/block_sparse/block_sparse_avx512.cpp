@@ -2,9 +2,6 @@
 /// Block-sparse kernels on AVX-512. Tile 28 rows x 16 columns: 28 sums, 2 weight vectors and broadcasts that the
 /// multiply-adds read from memory; per k 29 loads for 28 multiply-adds, so loads and multiply-adds are the limit alike.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#endif
 #include <immintrin.h>
 
 #include "kernels/block_sparse/block_sparse_kernels.hpp"

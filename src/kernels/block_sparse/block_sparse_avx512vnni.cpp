@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Block-sparse products of int8 by VNNI dots (vpdpbusd: 4 unsigned x by 4 signed weights to each of 16 lanes).
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/block_sparse/block_sparse_kernels.hpp"

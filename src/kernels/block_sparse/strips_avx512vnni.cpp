@@ -8,10 +8,6 @@
 /// half-panel are put together as lines of y in L1, 48 conversions, multiplications and shuffles for each 16 tokens and
 /// strip.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/block_sparse/block_sparse_kernels.hpp"

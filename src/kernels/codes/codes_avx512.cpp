@@ -13,11 +13,9 @@
 /// float after a shift or a mask. 16 rows x 32 k take 92 instructions of 6 bits and 128 of 8 bits. Expected limit:
 /// these instructions on the last-level cache (17 to 70 cycles to read), and on DRAM (35 to 140) below 4 bits.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
+
+#include <type_traits>
 
 #include "kernels/codes/codes_kernels.hpp"
 
@@ -28,15 +26,21 @@ namespace {
 
 #include "kernels/codes/codes_avx512.inc"
 
+/// In place of the values of floats where codes are integers.
+struct NoTable {
+  explicit NoTable(const CodeProduct&) {}
+};
+
 /// The multiply-adds of one step. Affine: weights get their scale, zero and minimum before they are multiplied, as they
 /// would be decoded; otherwise sums get the scale (and values lose their zero before).
-template <int Bits, bool Affine>
+/// Small: codes are floats of 6 or 8 bits, looked up as bf16.
+template <int Bits, bool Affine, bool Small = false>
 struct FloatDots {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
   static constexpr int kPlanes = high_plane(Bits) > 0 ? 2 : 1;
   static constexpr bool kTable = Bits <= 4;
 
-  explicit FloatDots(const CodeProduct& p) : group_zeros(p.zeros) {
+  explicit FloatDots(const CodeProduct& p) : group_zeros(p.zeros), table(p) {
     // Sixteen values whatever the width: bits above a code do not change what it means.
     float value[16];
     for (int c = 0; c < 16; ++c)
@@ -45,6 +49,7 @@ struct FloatDots {
   }
   __m512 values;     ///< of codes of up to 4 bits, less the zero of all groups
   bool group_zeros;  ///< zeros are per group
+  std::conditional_t<Small, Bf16Table<Bits>, NoTable> table;
 
   /// What is to be taken from values, as a float.
   __m512i zero(__m512i v, std::ptrdiff_t) const {
@@ -110,16 +115,33 @@ struct FloatDots {
   template <int T, int P, int Q, int End>
   void dot(const Panels<P>& w, const float* x, const Parameters (&g)[P], Sums<T, P>& sum) const {
     if constexpr (Q < End) {
-#pragma GCC unroll 4
-      for (int place = 0; place < 4; ++place) {
-        const int k = Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + place];
-        __m512 activations[T];
-        broadcast<T>(x, k, activations);
+      if constexpr (Small) {
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          const int k = Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + half];
+          __m512 even[T], odd[T];
+          broadcast<T>(x, k, even);
+          broadcast<T>(x, k + 1, odd);
 #pragma GCC unroll 8
-        for (int i = 0; i < P; ++i) {
-          __m512 weight = value<Q>(w[i], place, g[i].zero);
-          if (Affine) weight = _mm512_fmadd_ps(weight, g[i].scale, g[i].offset);
-          add<T, P>(weight, i, activations, k, sum);
+          for (int i = 0; i < P; ++i) {
+            const __m512i codes = quad<Bits, Q>(w[i]);
+            const __m512i pair = table.values(half == 0 ? codes : _mm512_srli_epi16(codes, 8));
+            add<T, P>(even_of(pair), i, even, k, sum);
+            add<T, P>(odd_of(pair), i, odd, k + 1, sum);
+          }
+        }
+      } else {
+#pragma GCC unroll 4
+        for (int place = 0; place < 4; ++place) {
+          const int k = Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + place];
+          __m512 activations[T];
+          broadcast<T>(x, k, activations);
+#pragma GCC unroll 8
+          for (int i = 0; i < P; ++i) {
+            __m512 weight = value<Q>(w[i], place, g[i].zero);
+            if (Affine) weight = _mm512_fmadd_ps(weight, g[i].scale, g[i].offset);
+            add<T, P>(weight, i, activations, k, sum);
+          }
         }
       }
       dot<T, P, Q + 1, End>(w, x, g, sum);
@@ -143,7 +165,7 @@ struct FloatDots {
     end<T, P>(parameters, sum, total);
   }
 
- protected:
+ private:
   template <int T, int P>
   static void begin(const CodeProduct& p, const Groups (&g)[P], std::ptrdiff_t group, Parameters (&dst)[P],
                     Sums<T, P>& sum) {
@@ -172,54 +194,6 @@ struct FloatDots {
   }
 };
 
-/// The multiply-adds of one step of codes that are floats, whose sums get the scale.
-template <int Bits>
-struct SmallFloatDots : FloatDots<Bits, false> {
-  using Floats = FloatDots<Bits, false>;
-  template <int T, int P>
-  using Sums = typename Floats::template Sums<T, P>;
-
-  explicit SmallFloatDots(const CodeProduct& p) : Floats(p), table(p) {}
-  Bf16Table<Bits> table;
-
-  template <int T, int P, int Q, int End>
-  void dot(const Panels<P>& w, const float* x, Sums<T, P>& sum) const {
-    if constexpr (Q < End) {
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        const int k = Q / 2 * 8 + kCodeOrder[Q % 2 * 4 + half];
-        __m512 even[T], odd[T];
-        Floats::template broadcast<T>(x, k, even);
-        Floats::template broadcast<T>(x, k + 1, odd);
-#pragma GCC unroll 8
-        for (int i = 0; i < P; ++i) {
-          const __m512i codes = quad<Bits, Q>(w[i]);
-          const __m512i pair = table.values(half == 0 ? codes : _mm512_srli_epi16(codes, 8));
-          Floats::template add<T, P>(even_of(pair), i, even, k, sum);
-          Floats::template add<T, P>(odd_of(pair), i, odd, k + 1, sum);
-        }
-      }
-      dot<T, P, Q + 1, End>(w, x, sum);
-    }
-  }
-  template <int T, int P>
-  void step(const CodeProduct& p, const Panels<P>& w, std::ptrdiff_t s, const Groups (&g)[P], std::ptrdiff_t group,
-            __m512 (&total)[P][T], __m512 (&)[P][T][2]) const {
-    const float* x = p.x + s * T * kCodeStep;
-    const bool halves = p.group_steps == 0;
-    Sums<T, P> sum;
-    typename Floats::Parameters parameters[P];
-    Floats::template begin<T, P>(p, g, group, parameters, sum);
-    dot<T, P, 0, 4>(w, x, sum);
-    if (halves) {
-      Floats::template end<T, P>(parameters, sum, total);
-      Floats::template begin<T, P>(p, g, group + 1, parameters, sum);
-    }
-    dot<T, P, 4, 8>(w, x, sum);
-    Floats::template end<T, P>(parameters, sum, total);
-  }
-};
-
 template <int Bits>
 void few_of(const CodeProduct& p) {
   p.minimums || (Bits <= 4 && p.zeros) ? few_codes<FloatDots<Bits, true>>(p) : few_codes<FloatDots<Bits, false>>(p);
@@ -235,9 +209,9 @@ void few_f32(const CodeProduct& p) noexcept {
     case 5:
       return few_of<5>(p);
     case 6:
-      return p.values != nullptr ? few_codes<SmallFloatDots<6>>(p) : few_of<6>(p);
+      return p.values != nullptr ? few_codes<FloatDots<6, false, true>>(p) : few_of<6>(p);
     default:
-      return p.values != nullptr ? few_codes<SmallFloatDots<8>>(p) : few_of<8>(p);
+      return p.values != nullptr ? few_codes<FloatDots<8, false, true>>(p) : few_of<8>(p);
   }
 }
 

@@ -14,10 +14,6 @@
 /// Expected limit: none of its own from 128 tokens on, where tile products of 256 cycles a step hide it; these cycles
 /// for fewer.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/codes/codes_kernels.hpp"
@@ -250,21 +246,7 @@ static void decode_steps(const CodeProduct& p, std::ptrdiff_t step, std::ptrdiff
   }
 }
 
-/// For both places of a group, first | second << 2: which bytes of its pair of values make its two lines of pairs, as
-/// the shuffle of the first lane wants them; 0x80 is a zero.
-struct LineTables {
-  unsigned words[2][16];
-};
-static constexpr LineTables line_tables() {
-  LineTables tables{};
-  for (unsigned places = 0; places < 16; ++places)
-    for (unsigned k = 0; k < 4; ++k) {
-      const unsigned bytes = k == places % 4 ? 0x0100u : k == places / 4 ? 0x0302u : 0x8080u;
-      tables.words[k / 2][places] |= bytes << (k % 2 * 16);
-    }
-  return tables;
-}
-constexpr LineTables kLines = line_tables();
+#include "kernels/two_four/two_four_lines.inc"
 
 /// Quads [Q, End) of half a step of sparse codes; dst is where its tile begins.
 template <int Q, int End>
@@ -273,26 +255,14 @@ static inline void sparse_lines(const unsigned char* w, __m512 values, __m512 sc
   if constexpr (Q < End) {
     const __m512i codes = load_line(w + plane_byte(4, 0, 4 * Q));
     const __m512i places = load_line(w + code_step_bytes(4) + plane_byte(2, 0, 4 * Q));
-    const __m512i lower = _mm512_loadu_si512(kLines.words[0]), upper = _mm512_loadu_si512(kLines.words[1]);
-    const __m512i lane = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
 #pragma GCC unroll 2
     for (int b = 0; b < 2; ++b) {
       const auto value = [&](int place) {
         const auto bit = static_cast<unsigned>(8 * place + plane_bit(4, 4 * Q));
         return _mm512_fmadd_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(codes, bit), values), scale, offset);
       };
-      const __m512i pairs = pairs_of(value(b), value(b + 2));
-      const auto bit = static_cast<unsigned>(8 * b + plane_bit(2, 4 * Q));
-      const __m512i first = _mm512_srli_epi32(places, bit), second = _mm512_srli_epi32(places, 14 + bit);
-      const __m512i both =
-          _mm512_ternarylogic_epi32(first, second, _mm512_set1_epi32(3), 0xe4);  // third ? first : second
       const int group = Q / 2 % 2 * 4 + kCodeOrder[Q % 2 * 4 + b] / 2;
-      const auto store = [&](int line, __m512i table) {
-        const __m512i bytes = _mm512_or_si512(_mm512_permutexvar_epi32(both, table), lane);
-        store_line(dst + 32 * (2 * group + line), _mm512_shuffle_epi8(pairs, bytes));
-      };
-      store(0, lower);
-      store(1, upper);
+      store_lines(pairs_of(value(b), value(b + 2)), places, 8 * b + plane_bit(2, 4 * Q), dst + 64 * group);
     }
     sparse_lines<Q + 1, End>(w, values, scale, offset, dst);
   }

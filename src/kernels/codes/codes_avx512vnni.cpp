@@ -12,10 +12,6 @@
 /// 5. Expected limit: memory for 1 and 2 tokens (on Zen 5 these instructions below 8 bits), then the dots (8 a token
 /// and step).
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/codes/codes_kernels.hpp"
@@ -33,6 +29,24 @@ static inline __m512i four_codes(const Int* x) {
   int bytes;
   __builtin_memcpy(&bytes, x, sizeof bytes);
   return _mm512_set1_epi32(bytes);
+}
+
+/// Adds the dots of quads [Q, End) of a step to the sums. Table: codes are looked up in `levels`, which are unsigned.
+template <int Bits, bool Table, int T, int P, int Q, int End>
+static inline void add_dots(const Panels<P>& w, const std::int8_t* x, __m512i levels, __m512i (&sum)[P][T]) {
+  if constexpr (Q < End) {
+    __m512i activations[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) activations[t] = four_codes(x + t * kCodeStep + 4 * Q);
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) {
+      __m512i values = quad<Bits, Q>(w[i]);
+      if (Table) values = _mm512_shuffle_epi8(levels, values);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], values, activations[t]);
+    }
+    add_dots<Bits, Table, T, P, Q + 1, End>(w, x, levels, sum);
+  }
 }
 
 /// The dots of one step. Table: codes of 4 bits are looked up. Halves: two groups of 16 in a step.
@@ -68,24 +82,6 @@ struct IntegerDots {
   template <int T>
   static void end_block(const Groups&, __m512 (&)[T], __m512 (&)[T][2]) {}
 
-  /// Dots of quads [Q, End) of a step, on top of minus zero times the sum of x.
-  template <int T, int P, int Q, int End>
-  void dot(const Panels<P>& w, const std::int8_t* x, __m512i (&sum)[P][T]) const {
-    if constexpr (Q < End) {
-      __m512i activations[T];
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) activations[t] = four_codes(x + t * kCodeStep + 4 * Q);
-#pragma GCC unroll 8
-      for (int i = 0; i < P; ++i) {
-        __m512i values = quad<Bits, Q>(w[i]);
-        if (Table) values = _mm512_shuffle_epi8(levels, values);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], values, activations[t]);
-      }
-      dot<T, P, Q + 1, End>(w, x, sum);
-    }
-  }
-
   template <int T, int P>
   void step(const CodeProduct& p, const Panels<P>& w, std::ptrdiff_t s, const Groups (&g)[P], std::ptrdiff_t group,
             __m512 (&total)[P][T], __m512 (&)[P][T][2]) const {
@@ -103,11 +99,11 @@ struct IntegerDots {
         for (int t = 0; t < T; ++t) sum[i][t] = _mm512_madd_epi16(zeros, four_codes(negated + 2 * t));
       }
       if constexpr (!Halves) {
-        dot<T, P, 0, 8>(w, x, sum);
+        add_dots<Bits, Table, T, P, 0, 8>(w, x, levels, sum);
       } else if (part == 0) {
-        dot<T, P, 0, 4>(w, x, sum);
+        add_dots<Bits, Table, T, P, 0, 4>(w, x, levels, sum);
       } else {
-        dot<T, P, 4, 8>(w, x, sum);
+        add_dots<Bits, Table, T, P, 4, 8>(w, x, levels, sum);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < P; ++i) {
@@ -174,40 +170,25 @@ struct PairDots {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
   }
 
-  template <int T, int P, int Q, int End>
-  static void dot(const Panels<P>& w, const std::int8_t* x, __m512i (&sum)[P][T]) {
-    if constexpr (Q < End) {
-      __m512i activations[T];
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) activations[t] = four_codes(x + t * kCodeStep + 4 * Q);
-#pragma GCC unroll 8
-      for (int i = 0; i < P; ++i) {
-        const __m512i values = quad<Bits, Q>(w[i]);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], values, activations[t]);
-      }
-      dot<T, P, Q + 1, End>(w, x, sum);
-    }
-  }
-
   template <int T, int P>
   void step(const CodeProduct& p, const Panels<P>& w, std::ptrdiff_t s, const Block (&g)[P], std::ptrdiff_t group,
             __m512 (&)[P][T], __m512 (&part)[P][T][2]) const {
     const std::int8_t* x = p.x8.codes + s * T * kCodeStep;
     const std::int16_t* negated = p.x8.sums + s * T * 2;
     const float* scales = p.x8.scales + s * T;
+    const __m512i none = _mm512_setzero_si512();
     __m512i low[P][T], high[P][T];
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      const __m512i none = _mm512_setzero_si512(), both = four_codes(negated + 2 * t);
+      const __m512i both = four_codes(negated + 2 * t);
 #pragma GCC unroll 8
       for (int i = 0; i < P; ++i) {
         low[i][t] = Nibbles ? none : _mm512_madd_epi16(zero, both);
         high[i][t] = Nibbles ? none : _mm512_madd_epi16(_mm512_slli_epi32(zero, 16), both);
       }
     }
-    dot<T, P, 0, 4>(w, x, low);
-    dot<T, P, 4, 8>(w, x, high);
+    add_dots<Bits, false, T, P, 0, 4>(w, x, none, low);
+    add_dots<Bits, false, T, P, 4, 8>(w, x, none, high);
 #pragma GCC unroll 8
     for (int i = 0; i < P; ++i) {
       const __m512i scale = pair(g[i].scale, group);

@@ -6,9 +6,6 @@
 /// Reached, one thread: 0.77 to 0.88 of the multiply-adds on registers at 32 to 512 tokens; one token 0.99 to 1.0 of
 /// the read bandwidth of the last-level cache.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#endif
 #include <immintrin.h>
 
 #include "kernels/dense/dense_kernels.hpp"

@@ -25,10 +25,6 @@
 /// 0.95 to 0.98 of the read bandwidth of the last-level cache, 1.05 to 1.08 of that of DRAM (which four streams
 /// exceed), 4096x4096, one thread. Distances of 1, 4 and 8 KB are slower on one tier or the other.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/dense/dense_kernels.hpp"

@@ -8,10 +8,6 @@
 /// Expected limit: 2 dots a cycle, 256 operations; about 0.77 of it at 128 tokens on 4096x4096. Packing x: two passes
 /// over a row, one from memory, one from L1.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/int8/int8_kernels.hpp"

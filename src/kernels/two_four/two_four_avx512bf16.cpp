@@ -9,10 +9,6 @@
 /// lines of pairs; a byte shuffle moves them there. Per group 4 permutes or shuffles, 6 shifts or logical operations
 /// and 2 stores.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/two_four/two_four_kernels.hpp"
@@ -96,42 +92,16 @@ void few_f32_bf16_bf16(const TwoFourProduct& p) noexcept {
   }
 }
 
-// For both places of a group, first | second << 2: which bytes of its pair of values make its two lines of pairs, as
-// the shuffle of the first lane wants them; 0x80 is a zero.
-struct LineTables {
-  unsigned words[2][16];
-};
-static constexpr LineTables line_tables() {
-  LineTables tables{};
-  for (unsigned places = 0; places < 16; ++places)
-    for (unsigned k = 0; k < 4; ++k) {
-      const unsigned bytes = k == places % 4 ? 0x0100u : k == places / 4 ? 0x0302u : 0x8080u;
-      tables.words[k / 2][places] |= bytes << (k % 2 * 16);
-    }
-  return tables;
-}
-constexpr LineTables kLines = line_tables();
+#include "kernels/two_four/two_four_lines.inc"
 
 void expand_bf16_bf16(const unsigned char* w, std::ptrdiff_t units, std::ptrdiff_t ahead, std::uint16_t* dst) noexcept {
-  const __m512i lower = _mm512_loadu_si512(kLines.words[0]), upper = _mm512_loadu_si512(kLines.words[1]);
-  const __m512i lane = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
   for (std::ptrdiff_t u = 0; u < units; ++u, w += kUnit, dst += 512) {
     const __m512i places = _mm512_loadu_si512(w);
     _mm_prefetch(w + ahead, _MM_HINT_T0);
 #pragma GCC unroll 8
     for (int g = 0; g < kTwoFourGroups; ++g) {
       _mm_prefetch(w + ahead + 64 + 64 * g, _MM_HINT_T0);
-      const __m512i first = _mm512_srli_epi32(places, static_cast<unsigned>(2 * g));
-      const __m512i second = _mm512_srli_epi32(places, static_cast<unsigned>(14 + 2 * g));
-      const __m512i both =
-          _mm512_ternarylogic_epi32(first, second, _mm512_set1_epi32(3), 0xe4);  // third ? first : second
-      const __m512i pairs = _mm512_loadu_si512(w + 64 + 64 * g);
-      const auto store = [&](std::uint16_t* line, __m512i table) {
-        const __m512i bytes = _mm512_or_si512(_mm512_permutexvar_epi32(both, table), lane);
-        _mm512_storeu_si512(line, _mm512_shuffle_epi8(pairs, bytes));
-      };
-      store(dst + 64 * g, lower);
-      store(dst + 64 * g + 32, upper);
+      store_lines(_mm512_loadu_si512(w + 64 + 64 * g), places, 2 * g, dst + 64 * g);
     }
   }
 }

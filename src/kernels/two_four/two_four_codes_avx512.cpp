@@ -7,10 +7,6 @@
 /// and 32 multiply-adds, 80 cycles of two ports for one token (a permute and a multiply-add a weight for each further
 /// one), where reading their 416 bytes takes 56 at 30 GB/s. Expected limit: these instructions, memory below 20 GB/s.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/two_four/two_four_kernels.hpp"

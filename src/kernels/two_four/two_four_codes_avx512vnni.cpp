@@ -9,10 +9,6 @@
 /// reading takes 14 at 30 GB/s. Expected limit: memory for 1 token (0.84 to 0.96 of the ratio of bytes to dense codes,
 /// docs/benchmarks.md), then 3 instructions a quad and token (a shuffle, two dots), 4.2 ns a token and step.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
 
 #include "kernels/two_four/two_four_kernels.hpp"

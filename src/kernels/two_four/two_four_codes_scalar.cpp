@@ -11,24 +11,6 @@ namespace {
 
 #include "kernels/codes/codes_plain.inc"
 
-float scale_at(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, std::ptrdiff_t i) {
-  const auto half = [](const unsigned char* h) { return fp16_value(static_cast<std::uint32_t>(h[0] | (h[1] << 8))); };
-  switch (p.scale) {
-    case 0:
-      return e8m0_value(at[i]);
-    case 1:
-      return e4m3_value(at[i]);
-    case 2:
-      return half(at + 2 * i);
-    case 3:
-      return load_f32(at + 4 * i);
-    default:
-      const std::ptrdiff_t g = i / kCodeRows, r = i % kCodeRows;
-      const int times = p.scale == 4 ? static_cast<std::int8_t>(at[i]) : at[g / 2 * kCodeRows + r] >> (g % 2 * 4) & 15;
-      return static_cast<float>(times) * half(at + scales_bytes(p, groups) - 2 * kCodeRows + 2 * r);
-  }
-}
-
 /// One weight: its code, and which of the 64 k of its step.
 struct Kept {
   int code;
