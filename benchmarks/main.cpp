@@ -135,6 +135,8 @@ int run(int argc, char** argv) {
   bench::add_rounding_rows(suite, options);
   bench::add_solve_rows(suite, options);
   bench::add_pruning_rows(suite, options);
+  bench::add_fit_rows(suite, options);
+  bench::add_mixer_rows(suite, options);
   bench::add_model_rows(suite, options);
   if (list) return suite.list(filter);
 

@@ -52,6 +52,8 @@ void add_entropy_rows(Suite& suite, const Options& options);
 void add_rounding_rows(Suite& suite, const Options& options);
 void add_solve_rows(Suite& suite, const Options& options);
 void add_pruning_rows(Suite& suite, const Options& options);
+void add_fit_rows(Suite& suite, const Options& options);
+void add_mixer_rows(Suite& suite, const Options& options);
 void add_model_rows(Suite& suite, const Options& options);
 
 }  // namespace bench

@@ -26,7 +26,7 @@ command -v "${CXX:-c++}" >/dev/null || compiler=(g++)
 need $debian_build "${compiler[@]}"
 
 unset CCACHE_BASEDIR  # relative paths would keep build trees of different depth from sharing
-export CCACHE_NOHASHDIR=1
+export CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=locale
 say "configure ${build#"$root/"}"
 mkdir -p "$build"
 (cd "$root" && cmake --preset release ${BLOCKPACK_CMAKE_ARGS-}) >"$build/configure.log" 2>&1 ||

@@ -445,8 +445,9 @@ TEST_CASE("the time to open a GGUF file grows linearly with its header", "[io][g
     }
     return best;
   };
-  const int large = budget(100000, 20000), small = large / 8;
+  const int large = budget(100000, 20000), small = large / 64;
   const double ratio = cpu_seconds(image_of(large)) / cpu_seconds(image_of(small));
   CAPTURE(ratio);
-  CHECK(ratio < 8 * 4);  // 8 when linear, 64 when quadratic
+  CHECK(ratio <
+        8 * 64);  // 64 when linear, 4096 when quadratic; memory beyond the caches and a busy machine lie between
 }

@@ -2,6 +2,8 @@
 
 #include "blockpack/structured/low_rank_fit.hpp"
 
+#include <Eigen/Cholesky>
+
 #include <stop_token>
 
 #include "structured/fit_cases.hpp"

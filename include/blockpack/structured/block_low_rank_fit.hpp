@@ -6,7 +6,6 @@
 /// Sources: block low-rank matrices of sparse direct solvers, here STRUMPACK's (pghysels/STRUMPACK): the stop rule of
 /// the pivoted QR and the dense tiles. The pooled budget is ours.
 
-#include <Eigen/QR>
 #include <algorithm>
 #include <cmath>
 #include <queue>
@@ -113,11 +112,12 @@ double fit_tile_svd(BlockLowRankTile<T>& tile, MatrixView<const T> w, double bud
 
 template <class T>
 double fit_tile_rrqr(BlockLowRankTile<T>& tile, MatrixView<const T> w, double budget, const BlockLowRankOptions& o) {
-  using Wide = Eigen::MatrixXd;
+  using Wide = RowMajorMatrix<double>;
   const index_t smaller = std::min(w.rows(), w.cols());
   const Wide wide = eigen_map(w).template cast<double>();
-  const Eigen::ColPivHouseholderQR<Wide> qr(wide);
-  const Wide r = qr.matrixR().topRows(smaller).template triangularView<Eigen::Upper>();
+  Wide q(w.rows(), smaller), r(smaller, w.cols());
+  std::vector<index_t> order(static_cast<std::size_t>(w.cols()));
+  decompositions::pivoted_qr<double>(view(wide), view(q), view(r), order);
   std::vector<double> rows(static_cast<std::size_t>(smaller));  // norms of the rows of R
   for (index_t c = 0; c < smaller; ++c) rows[static_cast<std::size_t>(c)] = r.row(c).norm();
   const index_t rank = tile_rank(smaller, o, [&](index_t c) {
@@ -130,10 +130,10 @@ double fit_tile_rrqr(BlockLowRankTile<T>& tile, MatrixView<const T> w, double bu
     tile.values = eigen_map(w);
     return 0.0;
   }
-  const Wide q = qr.householderQ() * Wide::Identity(w.rows(), rank);
-  const Wide right = r.topRows(rank) * qr.colsPermutation().transpose();
-  tile.left = q.template cast<T>();
-  tile.right = right.template cast<T>();
+  tile.left = q.leftCols(rank).template cast<T>();
+  tile.right.resize(rank, w.cols());
+  for (index_t j = 0; j < w.cols(); ++j)
+    tile.right.col(order[static_cast<std::size_t>(j)]) = r.col(j).head(rank).template cast<T>();
   return tail_norm(rows, rank);
 }
 

@@ -22,13 +22,31 @@
 #include <vector>
 
 #include "blockpack/core/config.hpp"
+#include "blockpack/core/eigen.hpp"
 #include "blockpack/core/types.hpp"
+#include "blockpack/core/view.hpp"
+#include "blockpack/structured/decompositions.hpp"
+#include "blockpack/structured/eigen_map.hpp"
 #include "blockpack/structured/output_order.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
 
-template <class T>
-using RowMajorMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+namespace fit_detail {
+
+/// a · b of matrices, or of blocks of row-major ones.
+template <class A, class B>
+RowMajorMatrix<typename A::Scalar> multiplied(const A& a, const B& b) {
+  using T = typename A::Scalar;
+  RowMajorMatrix<T> c(a.rows(), b.cols());
+  if (a.cols() == 0) return c.setZero();
+  const auto rows_of = [](const auto& m) {
+    return MatrixView<const T>(m.data(), m.rows(), m.cols(), m.rows() > 1 ? m.outerStride() : m.cols());
+  };
+  if (c.size() > 0) decompositions::multiply<T>(decompositions::Product::plain, rows_of(a), rows_of(b), view(c));
+  return c;
+}
+
+}  // namespace fit_detail
 
 /// W ≈ left [out, rank] · right [rank, in].
 template <class T>
@@ -39,7 +57,7 @@ struct LowRankFactors {
   MatrixShape shape() const noexcept { return {left.rows(), right.cols()}; }
   index_t rank() const noexcept { return left.cols(); }
   index_t parameters() const noexcept { return left.size() + right.size(); }
-  RowMajorMatrix<T> dense() const { return left * right; }
+  RowMajorMatrix<T> dense() const { return fit_detail::multiplied(left, right); }
 };
 
 /// W ≈ a Monarch matrix: x is cut into in_blocks runs x_l of p = ceil(in / in_blocks), output block k of
@@ -81,7 +99,7 @@ struct MonarchFactors {
       for (index_t l = 0; l < in_blocks; ++l) {
         const index_t cols = std::min(p, in_features - l * p);
         if (cols <= 0) continue;
-        const RowMajorMatrix<T> block = second_block(k, l) * first_block(l, k);
+        const RowMajorMatrix<T> block = fit_detail::multiplied(second_block(k, l), first_block(l, k));
         for (index_t s = 0; s < q; ++s)
           if (const index_t row = output(k, s); row < out_features)
             w.row(row).segment(l * p, cols) = block.row(s).head(cols);
@@ -168,7 +186,7 @@ struct BlastFactors {
         if (rows <= 0 || cols <= 0) continue;
         const RowMajorMatrix<T> scaled =
             left.block(i * p, 0, rows, rank) * coupling.row(i * blocks + j).transpose().asDiagonal();
-        w.block(i * p, j * q, rows, cols) = scaled * right.block(j * rank, 0, rank, cols);
+        w.block(i * p, j * q, rows, cols) = fit_detail::multiplied(scaled, right.block(j * rank, 0, rank, cols));
       }
     return w;
   }
@@ -184,7 +202,7 @@ struct BlockLowRankTile {
 
   index_t rank() const noexcept { return left.cols(); }  ///< 0 for a dense tile as for a zero one
   index_t parameters() const noexcept { return left.size() + right.size() + values.size(); }
-  RowMajorMatrix<T> dense() const { return is_dense ? values : RowMajorMatrix<T>(left * right); }
+  RowMajorMatrix<T> dense() const { return is_dense ? values : fit_detail::multiplied(left, right); }
 };
 
 /// W as a grid of tiles of tile_rows x tile_cols; the last ones of a row or column of tiles are what is left over.

@@ -8,8 +8,6 @@
 /// arXiv:2403.07378 (cholesky); "ASVD: Activation-aware Singular Value Decomposition for Compressing Large Language
 /// Models", arXiv:2312.05821 (diagonal).
 
-#include <Eigen/Cholesky>
-#include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -19,6 +17,7 @@
 
 #include "blockpack/core/calibration.hpp"
 #include "blockpack/core/config.hpp"
+#include "blockpack/solve/symmetric.hpp"
 #include "blockpack/structured/factors.hpp"
 #include "blockpack/structured/product.hpp"
 #include "blockpack/structured/svd.hpp"
@@ -58,8 +57,8 @@ class Whitening {
       for (index_t j = 0; j < count; ++j) g(i, j) = gram(first + i, first + j);
     });
     if (cholesky_.factorize(g, how)) return;
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> eigen(g, Eigen::EigenvaluesOnly);
-    for (double shift = 1e-6 - eigen.eigenvalues()(0);; shift = 10.0 * std::max(shift, 1e-6)) {
+    const RowMajorMatrix<double> negative = -g;
+    for (double shift = 1e-6 + detail::largest_eigenvalue(view(negative));; shift = 10.0 * std::max(shift, 1e-6)) {
       RowMajorMatrix<double> shifted = g;
       shifted.diagonal().array() += shift;
       if (cholesky_.factorize(std::move(shifted), how)) return;

@@ -5,7 +5,6 @@
 /// of the time of a large fit is spent; other types, and blockpack::headers, use Eigen's product. What comes out does
 /// not depend on the number of threads.
 
-#include <Eigen/Cholesky>
 #include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
@@ -23,15 +22,6 @@
 
 namespace blockpack::inline BLOCKPACK_ABI::inline BLOCKPACK_EIGEN_ABI {
 namespace fit_detail {
-
-/// A view as an Eigen matrix, in place.
-template <class T>
-auto eigen_map(MatrixView<T> m) {
-  using Value = std::remove_const_t<T>;
-  using Plain = std::conditional_t<std::is_const_v<T>, const RowMajorMatrix<Value>, RowMajorMatrix<Value>>;
-  return Eigen::Map<Plain, Eigen::Unaligned, Eigen::OuterStride<>>(m.data(), m.rows(), m.cols(),
-                                                                   Eigen::OuterStride<>(m.row_stride()));
-}
 
 inline bool is_finite(double v) noexcept { return std::isfinite(v); }
 template <class T>
@@ -95,16 +85,17 @@ double squared_norm(MatrixView<const T> m) {
   return sum;
 }
 
-#if !defined(BLOCKPACK_HEADERS_ONLY)
-template <class T>
-inline constexpr bool kEngineProduct = std::is_same_v<T, float>;
-#else
-template <class T>
-inline constexpr bool kEngineProduct = false;
-#endif
-
 /// Rows of a product that Eigen computes as one task: the tasks follow from the shape alone.
 inline constexpr index_t kProductRows = 128;
+
+template <class T>
+void eigen_product(decompositions::Product kind, MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c,
+                   const Execution& how) {
+  parallel_for(how, ceil_div(c.rows(), kProductRows), [&](index_t task) {
+    const index_t row = task * kProductRows, rows = std::min(kProductRows, c.rows() - row);
+    decompositions::multiply<T>(kind, a.rows_from(row, rows), b, c.rows_from(row, rows));
+  });
+}
 
 /// c = a · b. c shares no elements with a or b.
 template <class T>
@@ -112,16 +103,13 @@ void product(MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c, cons
   if (c.empty()) return;
   if (a.cols() == 0) return eigen_map(c).setZero(), void();
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-  if constexpr (kEngineProduct<T>) {
+  if constexpr (std::is_same_v<T, float>) {
     ApplyOptions options;
     options.execution = how;
     return matmul_transpose(a, rows_of(b), c, options);
   }
 #endif
-  parallel_for(how, ceil_div(c.rows(), kProductRows), [&](index_t task) {
-    const index_t row = task * kProductRows, rows = std::min(kProductRows, c.rows() - row);
-    eigen_map(c.rows_from(row, rows)).noalias() = eigen_map(a.rows_from(row, rows)) * eigen_map(b);
-  });
+  eigen_product<T>(decompositions::Product::plain, a, b, c, how);
 }
 
 /// c = a · bᵀ, or c += a · bᵀ. c shares no elements with a or b.
@@ -131,7 +119,7 @@ void product_transposed(MatrixView<const T> a, MatrixView<const T> b, MatrixView
   if (c.empty() || (add && a.cols() == 0)) return;
   if (a.cols() == 0) return eigen_map(c).setZero(), void();
 #if !defined(BLOCKPACK_HEADERS_ONLY)
-  if constexpr (kEngineProduct<T>) {
+  if constexpr (std::is_same_v<T, float>) {
     ApplyOptions options;
     options.execution = how;
     options.activations = Activations::f32;
@@ -139,14 +127,8 @@ void product_transposed(MatrixView<const T> a, MatrixView<const T> b, MatrixView
     return matmul(a, rows_of(b), c, Activations::f32, options);
   }
 #endif
-  parallel_for(how, ceil_div(c.rows(), kProductRows), [&](index_t task) {
-    const index_t row = task * kProductRows, rows = std::min(kProductRows, c.rows() - row);
-    auto target = eigen_map(c.rows_from(row, rows));
-    if (add)
-      target.noalias() += eigen_map(a.rows_from(row, rows)) * eigen_map(b).transpose();
-    else
-      target.noalias() = eigen_map(a.rows_from(row, rows)) * eigen_map(b).transpose();
-  });
+  using decompositions::Product;
+  eigen_product<T>(add ? Product::transposed_added : Product::transposed, a, b, c, how);
 }
 
 template <class T>
@@ -216,12 +198,7 @@ class Cholesky {
   static bool factorize(MatrixView<T> a, const Execution& how) {
     const index_t n = a.rows();
     if (n == 0) return true;
-    if (n <= kBlock) {
-      auto map = eigen_map(a);
-      Eigen::Ref<RowMajorMatrix<T>, 0, Eigen::OuterStride<>> ref(map);
-      const Eigen::LLT<decltype(ref), Eigen::Lower> llt(ref);
-      return llt.info() == Eigen::Success && map.diagonal().allFinite();
-    }
+    if (n <= kBlock) return decompositions::cholesky<T>(a);
     const index_t m = half(n), rest = n - m;
     const MatrixView<T> a21 = a.block(m, 0, rest, m), a22 = a.block(m, m, rest, rest);
     if (!factorize(a.block(0, 0, m, m), how)) return false;
@@ -238,11 +215,7 @@ class Cholesky {
   static void divide_lt(MatrixView<T> x, MatrixView<const T> l, const Execution& how) {
     const index_t n = l.rows();
     if (n == 0 || x.rows() == 0) return;
-    if (n <= kBlock) {
-      auto map = eigen_map(x);
-      eigen_map(l).transpose().template triangularView<Eigen::Upper>().template solveInPlace<Eigen::OnTheRight>(map);
-      return;
-    }
+    if (n <= kBlock) return decompositions::divide_by_transposed<T>(x, l);
     const index_t m = half(n);
     const MatrixView<T> x1 = x.block(0, 0, x.rows(), m), x2 = x.block(0, m, x.rows(), n - m);
     divide_lt(x1, l.block(0, 0, m, m), how);
@@ -254,11 +227,7 @@ class Cholesky {
   static void divide_l(MatrixView<T> x, MatrixView<const T> l, const Execution& how) {
     const index_t n = l.rows();
     if (n == 0 || x.rows() == 0) return;
-    if (n <= kBlock) {
-      auto map = eigen_map(x);
-      eigen_map(l).template triangularView<Eigen::Lower>().template solveInPlace<Eigen::OnTheRight>(map);
-      return;
-    }
+    if (n <= kBlock) return decompositions::divide<T>(x, l);
     const index_t m = half(n);
     const MatrixView<T> x1 = x.block(0, 0, x.rows(), m), x2 = x.block(0, m, x.rows(), n - m);
     divide_l(x2, l.block(m, m, n - m, n - m), how);

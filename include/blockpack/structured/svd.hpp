@@ -8,8 +8,6 @@
 /// Singular Value Decomposition", NIPS 2015. Bases are made orthonormal by shifted Cholesky QR (T. Fukaya et al., SIAM
 /// J. Sci. Comput. 42, 2020), which is products alone, and by Householder reflections where that fails.
 
-#include <Eigen/QR>
-#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <complex>
@@ -21,6 +19,7 @@
 
 #include "blockpack/core/config.hpp"
 #include "blockpack/core/random.hpp"
+#include "blockpack/structured/decompositions.hpp"
 #include "blockpack/structured/factors.hpp"
 #include "blockpack/structured/product.hpp"
 
@@ -72,35 +71,22 @@ inline double tail_norm(const std::vector<double>& values, index_t rank) {
 /// All singular triples in double.
 template <class Value>
 struct WideSvd {
-  Eigen::Matrix<Value, Eigen::Dynamic, Eigen::Dynamic> u, v;
-  Eigen::VectorXd sigma;
+  RowMajorMatrix<Value> u, v;
+  std::vector<double> sigma;
+
+  explicit WideSvd(const RowMajorMatrix<Value>& w) {
+    const index_t smaller = std::min(w.rows(), w.cols());
+    u.resize(w.rows(), smaller);
+    v.resize(w.cols(), smaller);
+    sigma.resize(static_cast<std::size_t>(smaller));
+    if (smaller > 0) decompositions::thin_svd<Value>(view(w), view(u), sigma, view(v));
+  }
 };
-template <class Value>
-WideSvd<Value> wide_svd(const Eigen::Matrix<Value, Eigen::Dynamic, Eigen::Dynamic>& w) {
-  using Matrix = Eigen::Matrix<Value, Eigen::Dynamic, Eigen::Dynamic>;
-  if (w.size() == 0) return {Matrix(w.rows(), 0), Matrix(w.cols(), 0), Eigen::VectorXd(0)};
-  constexpr unsigned kParts = Eigen::ComputeThinU | Eigen::ComputeThinV;
-  // Scaled so that squares neither overflow nor vanish.
-  const double largest = w.cwiseAbs().maxCoeff();
-  const double unit = largest > 0.0 ? largest : 1.0;
-  const Matrix scaled = w / unit;
-  Eigen::BDCSVD<Matrix> fast(scaled, kParts);
-  if (fast.info() == Eigen::Success && fast.matrixU().allFinite() && fast.matrixV().allFinite())
-    return {fast.matrixU(), fast.matrixV(), fast.singularValues() * unit};
-  Eigen::JacobiSVD<Matrix> slow(scaled, kParts);
-  return {slow.matrixU(), slow.matrixV(), slow.singularValues() * unit};
-}
 
 template <class T>
 Svd<T> exact_svd(MatrixView<const T> w, index_t rank) {
-  using Value = Wide<T>;
-  const Eigen::Matrix<Value, Eigen::Dynamic, Eigen::Dynamic> wide = eigen_map(w).template cast<Value>();
-  const WideSvd<Value> all = wide_svd<Value>(wide);
-  Svd<T> svd;
-  svd.u = all.u.leftCols(rank).template cast<T>();
-  svd.vh = all.v.leftCols(rank).adjoint().template cast<T>();
-  svd.sigma.assign(all.sigma.data(), all.sigma.data() + all.sigma.size());
-  return svd;
+  const WideSvd<Wide<T>> all(eigen_map(w).template cast<Wide<T>>());
+  return {all.u.leftCols(rank).template cast<T>(), all.sigma, all.v.leftCols(rank).adjoint().template cast<T>()};
 }
 
 /// The columns of y, at most as many as rows, become an orthonormal basis of a space that holds them.
@@ -121,8 +107,7 @@ void orthonormalize(RowMajorMatrix<T>& y, const Execution& how) {
     if (!y.allFinite()) break;
   }
   if (!y.allFinite()) y = y.unaryExpr([](T v) { return std::isfinite(v) ? v : T(0); });
-  Eigen::HouseholderQR<Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>> qr(y);
-  y = qr.householderQ() * RowMajorMatrix<T>::Identity(y.rows(), k);
+  decompositions::householder_basis<T>(view(y));
 }
 
 template <class T>
@@ -142,8 +127,7 @@ Svd<T> svd_within(MatrixView<const T> w, const RowMajorMatrix<T>& q, index_t ran
   RowMajorMatrix<T> q2 = projected;
   orthonormalize(q2, how);
   const RowMajorMatrix<T> r = transposed_product<T>(view(std::as_const(q2)), view(projected), how);
-  const Eigen::MatrixXd wide = r.template cast<double>();
-  const WideSvd<double> small = wide_svd<double>(wide);
+  const WideSvd<double> small(r.template cast<double>());
   const RowMajorMatrix<T> y = small.v.leftCols(rank).template cast<T>();
   const RowMajorMatrix<T> xt = small.u.leftCols(rank).transpose().template cast<T>();
   Svd<T> svd;
@@ -151,7 +135,7 @@ Svd<T> svd_within(MatrixView<const T> w, const RowMajorMatrix<T>& q, index_t ran
   product<T>(view(q), view(y), view(svd.u), how);
   svd.vh.resize(rank, w.cols());
   product_transposed<T>(view(xt), view(std::as_const(q2)), view(svd.vh), how);
-  svd.sigma.assign(small.sigma.data(), small.sigma.data() + small.sigma.size());
+  svd.sigma = small.sigma;
   return svd;
 }
 
