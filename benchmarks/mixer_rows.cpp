@@ -15,6 +15,11 @@
 #include "blockpack/structured/spectral_mixer.hpp"
 #include "stopwatch.hpp"
 #include "suite.hpp"
+#if __has_include(<xtensor/containers/xadapt.hpp>)
+#include <xtensor/containers/xadapt.hpp>
+#else
+#include <xtensor/xadapt.hpp>
+#endif
 
 namespace bench {
 namespace {
