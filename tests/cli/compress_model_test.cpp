@@ -132,6 +132,43 @@ TEST_CASE("calibrate writes three arrays per matrix", "[cli]") {
   check_refused(run({"calibrate", kModel.string(), out, "--text", kModel.string()}), "sets of windows");
 }
 
+TEST_CASE("families names the family that a matrix was made by, and writes the page it prints", "[cli]") {
+  // Half the parameters of a matrix of rank 16, and of one whose 4 x 4 blocks have rank 4 and whose outputs take turns.
+  constexpr index_t kSize = 64, kBlocks = 4, kBlock = kSize / kBlocks;
+  Filled low = filled<float>("low.weight", Dtype::f32, {kSize, kSize}, 1);
+  Filled turns = filled<float>("turns.weight", Dtype::f32, {kSize, kSize}, 1);
+  auto* l = reinterpret_cast<float*>(low.bytes.data());
+  auto* t = reinterpret_cast<float*>(turns.bytes.data());
+  const auto factor = [](index_t row, index_t rank, std::uint64_t seed) {
+    return static_cast<float>(Random(seed, static_cast<std::uint64_t>(row * kSize + rank)).normal());
+  };
+  for (index_t i = 0; i < kSize; ++i)
+    for (index_t j = 0; j < kSize; ++j) {
+      l[i * kSize + j] = t[i * kSize + j] = 0.0f;
+      for (index_t r = 0; r < 16; ++r) l[i * kSize + j] += factor(i, r, 1) * factor(j, r, 2);
+      const index_t pair = i % kBlocks * kBlocks + j / kBlock;
+      for (index_t r = 0; r < 4; ++r) t[i * kSize + j] += factor(i, 4 * pair + r, 3) * factor(j, 4 * pair + r, 4);
+    }
+  const TemporaryFolder folder;
+  fs::create_directory(folder / "made");
+  write_model(folder / "made" / "model.safetensors", {low, turns});
+  const fs::path page = folder / "page.md";
+  const ProcessResult result = run({"families", folder / "made", "--out", page});
+  CAPTURE(result.out, result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto last_cell = [&](const std::string& name) {
+    const std::size_t line = result.out.find("| `" + name + "` |");
+    REQUIRE(line != std::string::npos);
+    const std::string text = result.out.substr(line, result.out.find('\n', line) - line);
+    return text.substr(text.rfind("| ", text.size() - 3) + 2);
+  };
+  CHECK(last_cell("low.weight").rfind("SVD 0.0000; ", 0) == 0);
+  CHECK(last_cell("turns.weight").rfind("Monarch, interleaved 0.0000; ", 0) == 0);
+  CHECK(has(file_content(page), result.out));
+  check_refused(run({"families", folder / "made", "--calibration", folder / "made", "none", "--out", page}),
+                "1 models and 2 calibrations");
+}
+
 TEST_CASE("a recipe with a budget becomes a plan, printed and saved", "[cli]") {
   const TemporaryFolder folder;
   const std::string plan = folder / "plan.json", out = folder / "out";

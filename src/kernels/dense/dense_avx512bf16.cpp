@@ -52,6 +52,9 @@ static void few_part(const FewProduct& p, std::ptrdiff_t token, std::ptrdiff_t p
     for (int i = 0; i < P; ++i) acc[t][i][0] = acc[t][i][1] = _mm512_setzero_ps();
   }
   for (std::ptrdiff_t k = 0; k < p.k; k += kBf16Step) {
+    // A step is as long as the distance: the last one fetches the first of the panels that come next.
+    static_assert(kAhead == kBf16Step * 64);
+    const std::ptrdiff_t ahead = k + kBf16Step < p.k ? kAhead : P * p.w_panel_bytes - k * 64;
 #pragma GCC unroll 4
     for (int pair = 0; pair < 16; ++pair) {
       __m512i a[T];
@@ -64,8 +67,8 @@ static void few_part(const FewProduct& p, std::ptrdiff_t token, std::ptrdiff_t p
 #pragma GCC unroll 8
       for (int i = 0; i < P; ++i) {
         const char* line = w[i] + k * 64 + pair * 64;
-        _mm_prefetch(line + kAhead, _MM_HINT_T0);
-        _mm_prefetch(line + 1024 + kAhead, _MM_HINT_T0);
+        _mm_prefetch(line + ahead, _MM_HINT_T0);
+        _mm_prefetch(line + 1024 + ahead, _MM_HINT_T0);
         const __m512i b0 = _mm512_loadu_si512(line);
         const __m512i b1 = _mm512_loadu_si512(line + 1024);
 #pragma GCC unroll 8
