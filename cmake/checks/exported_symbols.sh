@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # exported_symbols.sh LIBRARY.so: everything the shared library exports must be a name of blockpack that a public header
-# marks BLOCKPACK_API (instances of templates with their result); kernels, helpers of src, fmt, nlohmann_json and the standard library stay hidden.
+# marks BLOCKPACK_API (instances of templates come with their result); kernels, helpers of src, fmt, nlohmann_json and the
+# standard library stay hidden.
 set -euo pipefail
 library=$1
 list=$(nm -D --defined-only --demangle "$library" | sed -E 's/^[0-9a-f]* *//')
