@@ -136,7 +136,9 @@ int run(int argc, char** argv) {
   bench::add_solve_rows(suite, options);
   bench::add_pruning_rows(suite, options);
   bench::add_fit_rows(suite, options);
+#if defined(BENCH_WITH_EIGEN)
   bench::add_mixer_rows(suite, options);
+#endif
   bench::add_model_rows(suite, options);
   if (list) return suite.list(filter);
 

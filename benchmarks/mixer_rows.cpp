@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // mixer/afno/…: the spectral mixer of 64 x 64 tokens with 768 channels in 8 blocks beside the same mixer written with
-// Eigen alone, kissfft a channel and Eigen's products. mixer/afno-transforms/…: its transforms alone, along W, along H
+// Eigen alone (peers/eigen_mixer.cpp). mixer/afno-transforms/…: its transforms alone, along W, along H
 // and back: what is left of a row above is the complex layer.
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <complex>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "blockpack/core/random.hpp"
 #include "blockpack/structured/spectral_mixer.hpp"
+#include "peers/eigen_mixer.hpp"
 #include "stopwatch.hpp"
 #include "suite.hpp"
 #if __has_include(<xtensor/containers/xadapt.hpp>)
@@ -26,9 +25,8 @@ namespace {
 
 using blockpack::MatrixView;
 
-constexpr index_t kHeight = 64, kWidth = 64, kTokens = kHeight * kWidth, kChannels = 768;
-constexpr index_t kBlocks = 8, kSize = kChannels / kBlocks, kColumns = kWidth / 2 + 1;
-constexpr float kThreshold = 0.01f;  // afno's
+constexpr index_t kHeight = kMixerSide, kWidth = kMixerSide, kTokens = kMixerTokens, kChannels = kMixerChannels;
+constexpr index_t kBlocks = kMixerBlocks, kSize = kMixerSize, kColumns = kWidth / 2 + 1;
 
 std::vector<float> normal(index_t n, std::uint64_t seed, float scale) {
   std::vector<float> values(static_cast<std::size_t>(n));
@@ -45,108 +43,8 @@ struct Case {
         b2(normal(2 * kChannels, seed + 3, 0.02f)),
         x(normal(kTokens * kChannels, seed + 4, 1.0f)),
         y(x.size()) {}
+  MixerWeights weights() const { return {w1.data(), b1.data(), w2.data(), b2.data()}; }
   std::vector<float> w1, b1, w2, b2, x, y;
-};
-
-class EigenMixer {
- public:
-  explicit EigenMixer(const Case& c) : c_(c), spectrum_(static_cast<std::size_t>(kHeight * kColumns * kChannels)) {
-    fft_.SetFlag(Eigen::FFT<float>::HalfSpectrum);
-    fft_.SetFlag(Eigen::FFT<float>::Unscaled);
-  }
-  void apply(float* y) {
-    forward(c_.x.data());
-    layer();
-    backward(c_.x.data(), y);
-  }
-  void transforms(float* y) {
-    forward(c_.x.data());
-    backward(c_.x.data(), y);
-  }
-
- private:
-  using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  using Complex = std::complex<float>;
-
-  Complex& at(index_t h, index_t k, index_t c) {
-    return spectrum_[static_cast<std::size_t>((h * kColumns + k) * kChannels + c)];
-  }
-
-  void forward(const float* x) {
-    for (index_t c = 0; c < kChannels; ++c) {
-      for (index_t h = 0; h < kHeight; ++h) {
-        for (index_t i = 0; i < kWidth; ++i) row_[i] = x[(h * kWidth + i) * kChannels + c];
-        fft_.fwd(half_.data(), row_.data(), kWidth);
-        for (index_t k = 0; k < kColumns; ++k) at(h, k, c) = half_[k];
-      }
-      for (index_t k = 0; k < kColumns; ++k) {
-        for (index_t h = 0; h < kHeight; ++h) column_[h] = at(h, k, c);
-        fft_.fwd(other_.data(), column_.data(), kHeight);
-        for (index_t h = 0; h < kHeight; ++h) at(h, k, c) = other_[h] * norm_;
-      }
-    }
-  }
-
-  void layer() {
-    constexpr index_t kModes = kHeight * kColumns;
-    Eigen::Map<Eigen::Matrix<Complex, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>> all(spectrum_.data(), kModes,
-                                                                                            kChannels);
-    const auto weights = [](const std::vector<float>& v, index_t part, index_t g) {
-      return Eigen::Map<const Matrix>(v.data() + (part * kBlocks + g) * kSize * kSize, kSize, kSize);
-    };
-    const auto bias = [](const std::vector<float>& v, index_t part, index_t g) {
-      return Eigen::Map<const Eigen::RowVectorXf>(v.data() + (part * kBlocks + g) * kSize, kSize);
-    };
-    for (index_t g = 0; g < kBlocks; ++g) {
-      auto block = all.middleCols(g * kSize, kSize);
-      const Matrix xr = block.real(), xi = block.imag();
-      Matrix hr(kModes, kSize), hi(kModes, kSize), yr(kModes, kSize), yi(kModes, kSize);
-      const auto product = [&](const Matrix& re, const Matrix& im, const std::vector<float>& v,
-                               const std::vector<float>& b, Matrix& out_re, Matrix& out_im) {
-        out_re.noalias() = re * weights(v, 0, g);
-        out_re.noalias() -= im * weights(v, 1, g);
-        out_re.rowwise() += bias(b, 0, g);
-        out_im.noalias() = im * weights(v, 0, g);
-        out_im.noalias() += re * weights(v, 1, g);
-        out_im.rowwise() += bias(b, 1, g);
-      };
-      product(xr, xi, c_.w1, c_.b1, hr, hi);
-      hr = hr.cwiseMax(0.0f);
-      hi = hi.cwiseMax(0.0f);
-      product(hr, hi, c_.w2, c_.b2, yr, yi);
-      for (Matrix* m : {&yr, &yi}) *m -= m->cwiseMax(-kThreshold).cwiseMin(kThreshold).eval();
-      block.real() = yr;
-      block.imag() = yi;
-    }
-  }
-
-  void backward(const float* x, float* y) {
-    for (index_t c = 0; c < kChannels; ++c) {
-      for (index_t k = 0; k < kColumns; ++k) {
-        for (index_t h = 0; h < kHeight; ++h) column_[h] = at(h, k, c);
-        fft_.inv(other_.data(), column_.data(), kHeight);
-        for (index_t h = 0; h < kHeight; ++h) at(h, k, c) = other_[h];
-      }
-      for (index_t h = 0; h < kHeight; ++h) {
-        for (index_t k = 0; k < kColumns; ++k) half_[k] = at(h, k, c);
-        half_.front().imag(0.0f);
-        half_[kColumns - 1].imag(0.0f);
-        fft_.inv(row_.data(), half_.data(), kWidth);
-        for (index_t i = 0; i < kWidth; ++i) {
-          const index_t n = (h * kWidth + i) * kChannels + c;
-          y[n] = row_[i] * norm_ + x[n];
-        }
-      }
-    }
-  }
-
-  const Case& c_;
-  std::vector<Complex> spectrum_;
-  Eigen::FFT<float> fft_;
-  std::array<float, kWidth> row_;
-  std::array<Complex, kWidth> half_;
-  std::array<Complex, kHeight> column_, other_;
-  float norm_ = 1.0f / std::sqrt(static_cast<float>(kTokens));
 };
 
 /// The transforms of the mixer: along W, along H and back, along W and back.
@@ -193,13 +91,14 @@ void mixer_row(benchmark::State& state, bool whole, bool eigen, int threads, std
     blockpack::ApplyOptions how;
     how.execution.threads = threads;
     const PinThreads pin(threads);
-    EigenMixer other(c);
+    std::vector<float> expected(c.y.size());
+    const MixerWeights mlp = c.weights();
+    const auto other = [&] { bench_eigen_mixer(whole ? &mlp : nullptr, c.x.data(), expected.data()); };
     if (eigen) {
-      time_calls(state, threads, 1, [&] { whole ? other.apply(c.y.data()) : other.transforms(c.y.data()); });
+      time_calls(state, threads, 1, other);
       return;
     }
-    std::vector<float> expected(c.y.size());
-    whole ? other.apply(expected.data()) : other.transforms(expected.data());
+    other();
     if (!whole) {
       Transforms transforms;
       time_calls(state, threads, 1, [&] { transforms.apply(c, c.y.data(), how); });
