@@ -228,11 +228,16 @@ TEST_CASE("2:4 matrices have a packed form under every policy and compute from i
     into.release_stored();
     CHECK(into.storage_bytes() == 0);
     CHECK_THROWS_AS(into.sections(), UnsupportedError);
+    Matrix released = ahead;
+    released.release_stored();
     for (const index_t tokens : {1, 9}) {
       std::vector<float> a(static_cast<std::size_t>(tokens * shape.rows)), b(a.size());
       const MatrixView<const float> rows(x.data(), tokens, shape.cols);
-      ahead.apply(rows, MatrixView<float>(a.data(), tokens, shape.rows));
       into.apply(rows, MatrixView<float>(b.data(), tokens, shape.rows));
+      released.apply(rows, MatrixView<float>(a.data(), tokens, shape.rows));
+      CHECK(same_bits(a, b));
+      if (tokens > kCodeTokens) continue;  // levels with tiles of bf16 decode what is stored for so many
+      ahead.apply(rows, MatrixView<float>(a.data(), tokens, shape.rows));
       CHECK(same_bits(a, b));
     }
   };
