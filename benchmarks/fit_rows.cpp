@@ -2,7 +2,7 @@
 // fit/…: factorizations of square layers. svd-<method>-r<rank>: of a matrix with singular values k^-0.5, as trained
 // weights have. monarch: the projection. blast…: one iteration from noise (of 300), with its start; +cg the coupling by
 // conjugate gradients, +fixed no coupling step, +svd with the start from a Krylov SVD, +gram by the output error.
-// rel_error is what the factors leave. GOPS counts the operations of the docstrings' dominant products.
+// rel_error is what the factors leave of the weights, with +gram of the outputs.
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -19,9 +19,8 @@ namespace {
 using blockpack::MatrixView;
 using blockpack::RowMajorMatrix;
 using Matrix = RowMajorMatrix<float>;
-using ConstView = MatrixView<const float>;
 
-double relative_error(ConstView w, const Matrix& approximation) {
+double relative_error(MatrixView<const float> w, const Matrix& approximation) {
   return blockpack::relative_output_error<float>(w, approximation);
 }
 

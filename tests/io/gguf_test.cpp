@@ -448,6 +448,6 @@ TEST_CASE("the time to open a GGUF file grows linearly with its header", "[io][g
   const int large = budget(100000, 20000), small = large / 64;
   const double ratio = cpu_seconds(image_of(large)) / cpu_seconds(image_of(small));
   CAPTURE(ratio);
-  CHECK(ratio <
-        8 * 64);  // 64 when linear, 4096 when quadratic; memory beyond the caches and a busy machine lie between
+  // 64 when linear, 4096 when quadratic; memory beyond the caches and a busy machine lie between.
+  CHECK(ratio < 8 * 64);
 }

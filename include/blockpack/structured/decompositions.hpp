@@ -25,8 +25,10 @@ enum class Product { plain, transposed, transposed_added };
 template <class T>
 BLOCKPACK_API void multiply(Product kind, MatrixView<const T> a, MatrixView<const T> b, MatrixView<T> c);
 
-/// a = u · diag(sigma) · vᴴ, all min(rows, cols) singular triples. T: double, std::complex<double>.
-/// Shapes: a [rows, cols], not empty; u [rows, min], sigma [min], v [cols, min].
+/// a = u · diag(sigma) · vᴴ, all min(rows, cols) singular triples, sigma falling. T: double, by divide and conquer;
+/// std::complex<double>, by Jacobi rotations.
+/// Shapes: a [rows, cols], finite and not empty; u [rows, min], sigma [min], v [cols, min].
+/// Errors: ValueError where nothing converges. Cost: about 20 · rows · cols · min operations, rotations several times.
 template <class T>
 BLOCKPACK_API void thin_svd(MatrixView<const T> a, MatrixView<T> u, std::span<double> sigma, MatrixView<T> v);
 

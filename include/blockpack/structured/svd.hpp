@@ -34,7 +34,7 @@ struct Svd {
 };
 
 enum class SvdMethod : std::uint8_t {
-  exact,       ///< Eigen's divide and conquer in double; every singular value
+  exact,       ///< Eigen's divide and conquer in double, complex by Jacobi rotations; every singular value
   randomized,  ///< range of (W Wᵀ)^power_iterations W Ω, Ω normal with rank + oversampling columns
   krylov       ///< range of [W Ω, (W Wᵀ) W Ω, …] for a narrower Ω: more accurate for the same products
 };
@@ -199,9 +199,8 @@ RowMajorMatrix<T> krylov_range(MatrixView<const T> w, index_t columns, index_t b
 /// The `rank` largest singular triples.
 ///
 /// Shapes:  w [rows, cols], any row_stride; rank in [0, min(rows, cols)].
-/// Errors:  ShapeError for another rank; ValueError for a NaN or infinity, with its row and column, or negative
-/// options;
-///          UnsupportedError for complex T and another method than exact; CancelledError.
+/// Errors:  ShapeError for another rank; ValueError for a NaN or infinity, with its row and column, for negative
+///          options, or where an exact decomposition does not converge; UnsupportedError for complex T and another method than exact; CancelledError.
 /// Cost:    exact about 20 · rows · cols · min(rows, cols) operations on one thread; randomized
 ///          4 · rows · cols · k · (power_iterations + 1), k = rank + oversampling, in products; krylov
 ///          4 · rows · cols · 1.5 k; both 20 k³ for the small decomposition. They do not pay for ranks above a third of
