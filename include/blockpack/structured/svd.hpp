@@ -200,7 +200,8 @@ RowMajorMatrix<T> krylov_range(MatrixView<const T> w, index_t columns, index_t b
 ///
 /// Shapes:  w [rows, cols], any row_stride; rank in [0, min(rows, cols)].
 /// Errors:  ShapeError for another rank; ValueError for a NaN or infinity, with its row and column, for negative
-///          options, or where an exact decomposition does not converge; UnsupportedError for complex T and another method than exact; CancelledError.
+///          options, or where an exact decomposition does not converge; UnsupportedError for complex T
+///          and another method than exact; CancelledError.
 /// Cost:    exact about 20 · rows · cols · min(rows, cols) operations on one thread; randomized
 ///          4 · rows · cols · k · (power_iterations + 1), k = rank + oversampling, in products; krylov
 ///          4 · rows · cols · 1.5 k; both 20 k³ for the small decomposition. They do not pay for ranks above a third of
