@@ -360,7 +360,8 @@ void add_matmul_rows(Suite& suite, const Contestants& contestants, const Options
   for (const Shape shape : {Shape{4096, 4096}, {11008, 4096}})
     for (const index_t m : {1, 8, 32, 128})
       for (const Tier& tier : tiers_of(m, 2.0 * static_cast<double>(shape.n * shape.k), 30e6))
-        add_rows(suite, contestants, options, {"bitmask-bf16@50", m, shape.n, shape.k}, tier);
+        for (const char* scheme : {"bitmask-bf16@50", "armor-b128-2:4-bf16"})
+          add_rows(suite, contestants, options, {scheme, m, shape.n, shape.k}, tier);
 }
 
 }  // namespace bench

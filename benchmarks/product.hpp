@@ -111,6 +111,12 @@ inline PrunedBlocks pruned_blocks(const std::string& scheme) {
   return blocks;
 }
 
+/// Values a side of the blocks of `armor-b128-2:4-bf16`; 0: another scheme.
+inline index_t armor_blocks(const std::string& scheme) {
+  long side = 0;
+  return std::sscanf(scheme.c_str(), "armor-b%ld-2:4-bf16", &side) == 1 ? side : 0;
+}
+
 struct Implementation {
   std::string name;
   bool (*serves)(const std::string& scheme, index_t m, index_t n, index_t k, bool bf16_x) = nullptr;

@@ -51,8 +51,8 @@ void add_blockpack(Contestants& all) {
   // One token whose activations are not rounded, where `automatic` rounds them.
   all.implementations.push_back({"f32",
                                  [](const std::string& scheme, index_t m, index_t, index_t, bool) {
-                                   return m == 1 && !structured(scheme) && !pruned_blocks(scheme) && scheme != "f32" &&
-                                          scheme != "bf16";
+                                   return m == 1 && !structured(scheme) && !pruned_blocks(scheme) &&
+                                          armor_blocks(scheme) == 0 && scheme != "f32" && scheme != "bf16";
                                  },
                                  [](const Request& r) { return make_coded_product(r, blockpack::Activations::f32); }});
   // One int8 scale a token on both sides, as oneDNN's rows have it.
@@ -79,7 +79,9 @@ void add_blockpack(Contestants& all) {
   all.implementations.push_back(
       {"dense",
        [](const std::string& scheme, index_t m, index_t n, index_t k, bool) {
-         if (structured(scheme) || pruned_blocks(scheme).values == "bf16" || scheme == "2:4-bf16") return true;
+         if (structured(scheme) || pruned_blocks(scheme).values == "bf16" || scheme == "2:4-bf16" ||
+             armor_blocks(scheme) > 0)
+           return true;
          if (pruned_blocks(scheme) || scheme.rfind("2:4-", 0) == 0) return false;
          return scheme != "f32" && scheme != "bf16" && m >= 32 && n == 4096 && k == 4096;
        },

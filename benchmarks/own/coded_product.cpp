@@ -2,31 +2,52 @@
 #include "own/coded_product.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 #include <vector>
 
 #include "blockpack/core/any_linear.hpp"
 #include "blockpack/recipe/registry.hpp"
+#include "blockpack/sparse/armor_matrix.hpp"
 
 namespace bench {
 namespace {
+
+using blockpack::MatrixView;
+using Sections = std::vector<blockpack::Section>;
+
+Sections encode(const std::shared_ptr<const blockpack::Codec>& codec, MatrixView<const float> w) {
+  Sections sections;
+  std::vector<std::byte*> dst;
+  for (const blockpack::SectionSize& s : codec->sections(w.shape())) {
+    auto bytes = std::make_shared<blockpack::AlignedBuffer<std::byte>>(s.bytes);
+    dst.push_back(bytes->data());
+    sections.push_back({s.name, blockpack::SharedBytes(std::as_bytes(bytes->span()), bytes)});
+  }
+  blockpack::fitted(codec, w)->encode(w, 0, dst, {});
+  return sections;
+}
+
+/// ARMOR after two iterations, when no value of its blocks is zero any more: the codec's fit would take hours.
+Sections encode_armor(index_t side, MatrixView<const float> w) {
+  const std::vector<double> h(static_cast<std::size_t>(w.cols()), 1.0);
+  blockpack::ArmorOptions fit;
+  fit.block = {side, side};
+  fit.iterations = 2;
+  return blockpack::make_armor(blockpack::armor(w, h, fit).factors,
+                               blockpack::NmFormat<blockpack::DenseFormat<blockpack::bf16>>(),
+                               blockpack::FactorFormat::bf16())
+      .sections();
+}
 
 class CodedProduct final : public Product {
  public:
   CodedProduct(const Request& r, blockpack::Activations mode)
       : codec_(blockpack::Registry::standard().codec(r.scheme)), tokens_(r.m) {
     how_.activations = mode;
-    const blockpack::MatrixShape shape{r.weights.n, r.weights.k};
-    std::vector<blockpack::Section> sections;
-    std::vector<std::byte*> dst;
-    for (const blockpack::SectionSize& s : codec_->sections(shape)) {
-      auto bytes = std::make_shared<blockpack::AlignedBuffer<std::byte>>(s.bytes);
-      dst.push_back(bytes->data());
-      sections.push_back({s.name, blockpack::SharedBytes(std::as_bytes(bytes->span()), bytes)});
-    }
-    const blockpack::MatrixView<const float> w(r.weights.data, shape.rows, shape.cols);
-    blockpack::fitted(codec_, w)->encode(w, 0, dst, {});
-    op_ = codec_->open(shape, sections, blockpack::PackPolicy::ahead());
+    const MatrixView<const float> w(r.weights.data, r.weights.n, r.weights.k);
+    const index_t side = armor_blocks(r.scheme);
+    op_ = codec_->open(w.shape(), side > 0 ? encode_armor(side, w) : encode(codec_, w), blockpack::PackPolicy::ahead());
   }
 
   void run(const Tokens& x, float* y, int threads) override {

@@ -10,6 +10,7 @@
 #include "blockpack/core/dense.hpp"
 #include "blockpack/quant.hpp"
 #include "blockpack/quant/input_transforms.hpp"
+#include "blockpack/sparse/armor_matrix.hpp"
 #include "blockpack/sparse/block_sparse.hpp"
 #include "blockpack/sparse/n_m.hpp"
 #include "blockpack/sparse/prune/criterion.hpp"
@@ -698,6 +699,98 @@ Operator block_low_rank(const FactorFormat& factors, bool exact) {
   return form;
 }
 
+/// One of several products in a row: a dense matrix, and what its activations are rounded in.
+struct Stage {
+  std::vector<float> w;  ///< [out, in]
+  std::size_t in = 0;
+  std::size_t block = 0;  ///< inputs a group of int8 does not cross
+};
+
+/// What stages make of x, its errors passed on: a value of a stage is an operand of the next one, at most as large as
+/// its error can make it.
+std::vector<ProductCheck> check_stages(std::span<const float> x, const std::vector<Stage>& stages, Activations mode) {
+  std::vector<ProductCheck> values;
+  for (const float v : x) values.push_back({static_cast<double>(v), 0.0});
+  for (const Stage& stage : stages) {
+    std::vector<float> largest;
+    for (const ProductCheck& v : values)
+      largest.push_back(static_cast<float>((std::abs(v.value) + v.bound) * (1 + 0x1p-23)));
+    std::vector<ProductCheck> next;
+    for (std::size_t n = 0; stage.in > 0 && n < stage.w.size() / stage.in; ++n) {
+      const auto row = std::span(stage.w).subspan(n * stage.in, stage.in);
+      ProductCheck check{0.0, check_blocks(largest, row, mode, stage.block).bound};
+      for (std::size_t j = 0; j < stage.in; ++j) {
+        check.value += static_cast<double>(row[j]) * values[j].value;
+        check.bound += std::abs(static_cast<double>(row[j])) * values[j].bound;
+      }
+      next.push_back(check);
+    }
+    values = std::move(next);
+  }
+  return values;
+}
+
+/// Block-diagonal factors of three blocks around a 2:4 core. Its products are checked stage by stage; those of one
+/// vector are kept for the next results.
+Operator armor() {
+  using Op = ArmorMatrix<DenseFormat<bf16>>;
+  static constexpr std::size_t kBlocks = 3;
+  Operator form;
+  form.name = "armor-2:4-bf16";
+  form.make = [](MatrixShape shape, std::uint64_t seed) -> AnyLinear {
+    const auto side = [](index_t features, std::uint64_t factor_seed) {
+      const MatrixShape square{features, features};
+      const RandomFactor w(BlockDiagonal::stack_shape(square, index_t{kBlocks}), factor_seed);
+      return BlockDiagonal::encode(square, w.view(), {index_t{kBlocks}, FactorFormat::bf16()});
+    };
+    const NmFormat<DenseFormat<bf16>> core;
+    std::vector<float> w = random_weights(shape.rows, shape.cols, seed);
+    const MatrixView<float> view(w.data(), shape.rows, shape.cols);
+    prune(core, view);
+    return Op({side(shape.rows, seed + 1), NmMatrix<DenseFormat<bf16>>::encode(view, core)},
+              side(shape.cols, seed + 2));
+  };
+  form.reopen = [](const AnyLinear& op, MatrixShape shape, Sections sections) -> AnyLinear {
+    return Op::from_sections(shape, op.get_if<Op>()->parameters(), sections);
+  };
+  const auto stage = [](const auto& op, bool transposed, std::size_t blocks) {
+    const auto rows = static_cast<std::size_t>(op.out_features()), cols = static_cast<std::size_t>(op.in_features());
+    const std::vector<float> w = decode(op);
+    Stage s{w, transposed ? rows : cols, std::max<std::size_t>(1, (cols + blocks - 1) / blocks)};
+    for (std::size_t i = 0; transposed && i < rows; ++i)
+      for (std::size_t j = 0; j < cols; ++j) s.w[j * rows + i] = w[i * cols + j];
+    return s;
+  };
+  const auto kept_checks = [](std::vector<Stage> stages) {
+    struct Kept {
+      std::vector<float> x;
+      std::optional<Activations> mode;
+      std::vector<ProductCheck> results;
+    };
+    return [stages = std::move(stages), kept = std::make_shared<Kept>()](std::span<const float> x, index_t n,
+                                                                         Activations mode) {
+      if (kept->mode != mode || !std::equal(x.begin(), x.end(), kept->x.begin(), kept->x.end()))
+        *kept = {{x.begin(), x.end()}, mode, check_stages(x, stages, mode)};
+      return kept->results[static_cast<std::size_t>(n)];
+    };
+  };
+  form.checker = [=](const AnyLinear& any) -> Operator::Check {
+    const Op& op = *any.get_if<Op>();
+    return [check = kept_checks({stage(op.inner(), false, kBlocks), stage(op.outer().inner(), false, 1),
+                                 stage(op.outer().outer(), false, kBlocks)})](
+               std::span<const float> x, std::span<const float>, index_t n, Activations mode) {
+      return check(x, n, mode);
+    };
+  };
+  form.transpose_checker = [=](const AnyLinear& any) -> Operator::TransposeCheck {
+    const Op& op = *any.get_if<Op>();
+    return [check = kept_checks(
+                {stage(op.outer().outer(), true, 1), stage(op.outer().inner(), true, 1), stage(op.inner(), true, 1)})](
+               std::span<const float> y, std::span<const float>, index_t k) { return check(y, k, Activations::f32); };
+  };
+  return form;
+}
+
 }  // namespace
 
 const std::vector<Operator>& operators() {
@@ -763,6 +856,7 @@ const std::vector<Operator>& operators() {
       rows(NmFormat(NmLayout{}, GroupInt{.bits = 4, .group_size = 32})),
       rows(NmFormat<DenseFormat<bf16>>({4, 8})),
       rows(NmFormat<DenseFormat<bf16>>({1, 4})),
+      armor(),
       block_sparse({32, 32}, DenseFormat<bf16>{}),
       block_sparse({16, 32}, DenseFormat<float>{}),
       block_sparse({1, 1}, DenseFormat<bf16>{}),
