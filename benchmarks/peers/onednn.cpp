@@ -32,6 +32,28 @@ dnnl::stream& stream() {
   return s;
 }
 
+dnnl::matmul::primitive_desc plan_product(const memory::desc& x, const memory::desc& w, const memory::desc& y,
+                                          const dnnl::primitive_attr& attributes = {}) {
+#if DNNL_VERSION_MAJOR >= 3
+  return {engine(), x, w, y, attributes};
+#else
+  return {dnnl::matmul::desc(x, w, y), attributes, engine()};
+#endif
+}
+
+/// Whether oneDNN has products of bf16 matrices on this CPU: 2.7 has none without AVX-512.
+bool has_bf16() {
+  static const bool has = [] {
+    try {
+      plan_product({{32, 32}, Type::bf16, Tag::ab}, {{32, 32}, Type::bf16, Tag::any}, {{32, 32}, Type::f32, Tag::ab});
+      return true;
+    } catch (const dnnl::error&) {
+      return false;
+    }
+  }();
+  return has;
+}
+
 #if defined(__x86_64__)
 __attribute__((target("avx512f"))) float absmax_avx512(const float* x, index_t count) {
   __m512 top = _mm512_setzero_ps();
@@ -186,11 +208,10 @@ class OnednnProduct final : public Product {
     dnnl::primitive_attr attributes;
 #if DNNL_VERSION_MAJOR >= 3
     if (arithmetic_ == Arithmetic::int8) attributes.set_scales_mask(DNNL_ARG_WEIGHTS, 1 << 1);
-    const dnnl::matmul::primitive_desc plan(engine(), x, w, y, attributes);
 #else
     if (arithmetic_ == Arithmetic::int8) attributes.set_output_scales(1 << 1, scales_);
-    const dnnl::matmul::primitive_desc plan(dnnl::matmul::desc(x, w, y), attributes, engine());
 #endif
+    const auto plan = plan_product(x, w, y, attributes);
     p.product = dnnl::matmul(plan);
     p.y = memory(y, engine(), nullptr);
     p.x = arithmetic_ == Arithmetic::f32 || bf16_x_ ? memory(x, engine(), nullptr) : memory(x, engine());
@@ -279,11 +300,7 @@ class OnednnParts final : public Product {
   /// dst = x · wᵀ, a batch of them; `w` holds [batch, n, k].
   static void multiply(Prepared& p, const memory& x, const float* w, Dims shape, const memory& dst) {
     const memory::desc any(shape, Type::bf16, Tag::any);
-#if DNNL_VERSION_MAJOR >= 3
-    const dnnl::matmul::primitive_desc plan(engine(), x.get_desc(), any, dst.get_desc());
-#else
-    const dnnl::matmul::primitive_desc plan(dnnl::matmul::desc(x.get_desc(), any, dst.get_desc()), engine());
-#endif
+    const auto plan = plan_product(x.get_desc(), any, dst.get_desc());
     memory packed = allocated(p, plan.weights_desc());
     memory plain({shape, Type::f32, shape.size() == 2 ? Tag::ba : Tag::acb}, engine(), const_cast<float*>(w));
     dnnl::reorder(plain, packed).execute(stream(), plain, packed);
@@ -334,8 +351,9 @@ void add_onednn(Contestants& all) {
   all.implementations.push_back(
       {name,
        [](const std::string& scheme, index_t, index_t, index_t, bool bf16_x) {
-         return scheme == "bf16" || structured(scheme) || pruned_blocks(scheme) ||
-                (!bf16_x && (scheme == "f32" || scheme == "int8-row"));
+         if (scheme == "f32" || scheme == "int8-row") return !bf16_x;
+         if (pruned_blocks(scheme).values == "int8-row") return true;
+         return (scheme == "bf16" || structured(scheme) || pruned_blocks(scheme)) && has_bf16();
        },
        [](const Request& r) -> std::unique_ptr<Product> {
          const bool int8 = r.scheme == "int8-row" || pruned_blocks(r.scheme).values == "int8-row";
@@ -345,7 +363,7 @@ void add_onednn(Contestants& all) {
   all.implementations.push_back(
       {name + "-parts",
        [](const std::string& scheme, index_t, index_t, index_t, bool) {
-         return scheme.rfind("lowrank-", 0) == 0 || scheme.rfind("monarch-", 0) == 0;
+         return (scheme.rfind("lowrank-", 0) == 0 || scheme.rfind("monarch-", 0) == 0) && has_bf16();
        },
        [](const Request& r) -> std::unique_ptr<Product> { return std::make_unique<OnednnParts>(r); }});
   all.peers.push_back(

@@ -702,7 +702,7 @@ Operator block_low_rank(const FactorFormat& factors, bool exact) {
 /// One of several products in a row: a dense matrix, and what its activations are rounded in.
 struct Stage {
   std::vector<float> w;  ///< [out, in]
-  std::size_t in = 0;
+  std::size_t out = 0, in = 0;
   std::size_t block = 0;  ///< inputs a group of int8 does not cross
 };
 
@@ -716,7 +716,7 @@ std::vector<ProductCheck> check_stages(std::span<const float> x, const std::vect
     for (const ProductCheck& v : values)
       largest.push_back(static_cast<float>((std::abs(v.value) + v.bound) * (1 + 0x1p-23)));
     std::vector<ProductCheck> next;
-    for (std::size_t n = 0; stage.in > 0 && n < stage.w.size() / stage.in; ++n) {
+    for (std::size_t n = 0; n < stage.out; ++n) {
       const auto row = std::span(stage.w).subspan(n * stage.in, stage.in);
       ProductCheck check{0.0, check_blocks(largest, row, mode, stage.block).bound};
       for (std::size_t j = 0; j < stage.in; ++j) {
@@ -756,7 +756,8 @@ Operator armor() {
   const auto stage = [](const auto& op, bool transposed, std::size_t blocks) {
     const auto rows = static_cast<std::size_t>(op.out_features()), cols = static_cast<std::size_t>(op.in_features());
     const std::vector<float> w = decode(op);
-    Stage s{w, transposed ? rows : cols, std::max<std::size_t>(1, (cols + blocks - 1) / blocks)};
+    Stage s{w, transposed ? cols : rows, transposed ? rows : cols,
+            std::max<std::size_t>(1, (cols + blocks - 1) / blocks)};
     for (std::size_t i = 0; transposed && i < rows; ++i)
       for (std::size_t j = 0; j < cols; ++j) s.w[j * rows + i] = w[i * cols + j];
     return s;
