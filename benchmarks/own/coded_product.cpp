@@ -2,7 +2,7 @@
 #include "own/coded_product.hpp"
 
 #include <algorithm>
-#include <cstdio>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -15,6 +15,7 @@ namespace {
 
 using blockpack::MatrixView;
 using Sections = std::vector<blockpack::Section>;
+using Values = blockpack::AlignedBuffer<float>;
 
 Sections encode(const std::shared_ptr<const blockpack::Codec>& codec, MatrixView<const float> w) {
   Sections sections;
@@ -40,6 +41,15 @@ Sections encode_armor(index_t side, MatrixView<const float> w) {
       .sections();
 }
 
+std::shared_ptr<const Values> decode_whole(const blockpack::AnyLinear& op) {
+  const blockpack::MatrixShape shape = op.shape();
+  std::vector<index_t> rows(static_cast<std::size_t>(shape.rows));
+  std::iota(rows.begin(), rows.end(), index_t{0});
+  auto values = std::make_shared<Values>(shape.rows * shape.cols);
+  op.decode_rows(rows, MatrixView<float>(values->data(), shape.rows, shape.cols));
+  return values;
+}
+
 class CodedProduct final : public Product {
  public:
   CodedProduct(const Request& r, blockpack::Activations mode)
@@ -48,6 +58,7 @@ class CodedProduct final : public Product {
     const MatrixView<const float> w(r.weights.data, r.weights.n, r.weights.k);
     const index_t side = armor_blocks(r.scheme);
     op_ = codec_->open(w.shape(), side > 0 ? encode_armor(side, w) : encode(codec_, w), blockpack::PackPolicy::ahead());
+    if (side > 0) decoded_ = decode_whole(op_);
   }
 
   void run(const Tokens& x, float* y, int threads) override {
@@ -62,12 +73,16 @@ class CodedProduct final : public Product {
       std::copy(s.data.bytes.begin(), s.data.bytes.end(), bytes.begin());
       s.data = blockpack::SharedBytes(std::move(bytes));
     }
-    return std::unique_ptr<Product>(
-        new CodedProduct(codec_, codec_->open(op_.shape(), sections, blockpack::PackPolicy::ahead()), tokens_, how_));
+    std::unique_ptr<CodedProduct> other(new CodedProduct(*this));
+    other->op_ = codec_->open(op_.shape(), sections, blockpack::PackPolicy::ahead());
+    return other;
   }
   double weight_bytes() const override { return static_cast<double>(op_.storage_bytes()); }
   void decode_row(index_t row, float* dst) const override {
-    op_.decode_rows(std::span(&row, 1), blockpack::MatrixView<float>(dst, 1, op_.in_features()));
+    if (decoded_ != nullptr)
+      std::copy_n(decoded_->data() + row * op_.in_features(), op_.in_features(), dst);
+    else
+      op_.decode_rows(std::span(&row, 1), MatrixView<float>(dst, 1, op_.in_features()));
   }
   Arithmetic arithmetic() const override {
     blockpack::Activations mode = op_.activation_mode(tokens_, how_);
@@ -85,12 +100,11 @@ class CodedProduct final : public Product {
   }
 
  private:
-  CodedProduct(std::shared_ptr<const blockpack::Codec> codec, blockpack::AnyLinear op, index_t tokens,
-               const blockpack::ApplyOptions& how)
-      : codec_(std::move(codec)), op_(std::move(op)), tokens_(tokens), how_(how) {}
+  CodedProduct(const CodedProduct&) = default;
 
   std::shared_ptr<const blockpack::Codec> codec_;
   blockpack::AnyLinear op_;
+  std::shared_ptr<const Values> decoded_;  // of a composed form, whose rows one by one would take minutes
   index_t tokens_;
   blockpack::ApplyOptions how_;
 };
