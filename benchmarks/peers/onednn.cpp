@@ -41,7 +41,7 @@ dnnl::matmul::primitive_desc plan_product(const memory::desc& x, const memory::d
 #endif
 }
 
-/// Whether oneDNN has products of bf16 matrices on this CPU: 2.7 has none without AVX-512.
+/// Whether oneDNN has products of bf16 matrices on this CPU: 2.6 has none without AVX-512.
 bool has_bf16() {
   static const bool has = [] {
     try {
