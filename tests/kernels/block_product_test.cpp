@@ -70,8 +70,8 @@ struct Factor {
 enum class Form { monarch, uneven, tiles, coupled };
 
 /// A matrix in blocks, its parts, and what it multiplies by.
-struct Blocks {
-  Blocks(Form form, MatrixShape shape, index_t inputs, index_t outputs, index_t rank, WeightType type) {
+struct BlockCase {
+  BlockCase(Form form, MatrixShape shape, index_t inputs, index_t outputs, index_t rank, WeightType type) {
     source.shape = shape;
     source.in_block = ceil_div(shape.cols, inputs);
     source.out_block = ceil_div(shape.rows, outputs);
@@ -208,7 +208,7 @@ TEST_CASE("block products stay within the bound of their mode on every level", "
   const auto type = GENERATE(WeightType::f32, WeightType::bf16);
   const auto mode = GENERATE(Activations::f32, Activations::bf16);
   for (const Size& size : sizes()) {
-    const Blocks blocks(form, size.shape, size.inputs, size.outputs, size.rank, type);
+    const BlockCase blocks(form, size.shape, size.inputs, size.outputs, size.rank, type);
     ApplyOptions how;
     how.execution.isa = isa;
     how.activations = mode;
@@ -247,7 +247,7 @@ TEST_CASE("the bits of block products depend neither on threads nor, when asked,
   const Isa isa = GENERATE(from_range(levels_here()));
   const auto form = GENERATE(Form::monarch, Form::tiles, Form::coupled);
   const auto type = GENERATE(WeightType::f32, WeightType::bf16);
-  const Blocks blocks(form, {130, 100}, 3, 5, 33, type);
+  const BlockCase blocks(form, {130, 100}, 3, 5, 33, type);
   ApplyOptions how;
   how.execution.isa = isa;
   how.activations = type == WeightType::f32 ? Activations::f32 : Activations::bf16;
@@ -270,7 +270,7 @@ TEST_CASE("the bits of block products depend neither on threads nor, when asked,
 }
 
 TEST_CASE("memory for packed blocks that is too small or unaligned is an error", "[kernels][structured]") {
-  const Blocks blocks(Form::coupled, {33, 31}, 3, 2, 5, WeightType::bf16);
+  const BlockCase blocks(Form::coupled, {33, 31}, 3, 2, 5, WeightType::bf16);
   const std::size_t bytes = PackedBlocks::bytes_needed(blocks.source, WeightType::bf16);
   GuardedArray<std::byte> memory(bytes);
   CHECK_THROWS_AS(PackedBlocks::pack(blocks.source, WeightType::bf16, {}, memory.span().first(bytes - 64)), ShapeError);
