@@ -2,7 +2,8 @@
 // fit/…: factorizations of square layers. svd-<method>-r<rank>: of a matrix with singular values k^-0.5, as trained
 // weights have. monarch: the projection. blast…: one iteration from noise (of 300), with its start; +cg the coupling by
 // conjugate gradients, +fixed no coupling step, +svd with the start from a Krylov SVD, +gram by the output error.
-// rel_error is what the factors leave of the weights, with +gram of the outputs.
+// rel_error is what the factors leave of the weights, with +gram of the outputs. peak_matrices is the memory taken
+// beside the layer, in float32 matrices [n, n].
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -11,6 +12,7 @@
 #include "blockpack/structured/low_rank_fit.hpp"
 #include "blockpack/structured/monarch_fit.hpp"
 #include "layer.hpp"
+#include "peak_memory.hpp"
 #include "suite.hpp"
 
 namespace bench {
@@ -56,7 +58,9 @@ void monarch_row(benchmark::State& state, int threads, std::uint64_t seed) {
   options.rank = 64;
   options.svd.execution.threads = threads;
   blockpack::MonarchFactors<float> f;
-  time_calls(state, threads, 0, [&] { f = blockpack::monarch_project<float>(layer.weights(), options); });
+  const double bytes = peak_bytes(
+      [&] { time_calls(state, threads, 0, [&] { f = blockpack::monarch_project<float>(layer.weights(), options); }); });
+  layer.count_memory(state, bytes);
   state.counters["rel_error"] = relative_error(layer.weights(), f.dense());
 }
 
@@ -68,7 +72,11 @@ void blast_row(benchmark::State& state, index_t n, blockpack::BlastOptions optio
   options.execution.threads = threads;
   if (weighted) options.gram = &layer.gram();
   double error = 0;
-  time_calls(state, threads, 0, [&] { error = blockpack::blast_factorize<float>(layer.weights(), options).rel_error; });
+  const double bytes = peak_bytes([&] {
+    time_calls(state, threads, 0,
+               [&] { error = blockpack::blast_factorize<float>(layer.weights(), options).rel_error; });
+  });
+  layer.count_memory(state, bytes);
   if (!(error < 1.0)) throw std::runtime_error("the error has not fallen");
   state.counters["rel_error"] = error;
 }

@@ -45,6 +45,10 @@ class Layer {
     state.counters["GOPS"] = operations / seconds * 1e-9;
     state.counters["limit_fraction"] = operations / product_rate_ / seconds;
   }
+  /// peak_matrices: bytes in float32 matrices [n, n].
+  void count_memory(benchmark::State& state, double bytes) const {
+    state.counters["peak_matrices"] = bytes / (4 * static_cast<double>(n_) * static_cast<double>(n_));
+  }
 
  private:
   Layer(index_t n, int threads, std::uint64_t seed)

@@ -6,12 +6,8 @@
 // float32 matrices [n, n], the layer and XᵀX aside.
 #include <cmath>
 #include <exception>
-#include <fstream>
 #include <string>
 #include <vector>
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
 
 #include "blockpack/quant/awq.hpp"
 #include "blockpack/quant/hsic.hpp"
@@ -19,6 +15,7 @@
 #include "blockpack/quant/ptq161.hpp"
 #include "blockpack/quant/rounding.hpp"
 #include "layer.hpp"
+#include "peak_memory.hpp"
 #include "stopwatch.hpp"
 #include "suite.hpp"
 
@@ -26,26 +23,6 @@ namespace bench {
 namespace {
 
 using blockpack::index_t;
-
-/// A number of /proc/self/status in bytes; 0 where there is none.
-double process_bytes(const char* key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with(key)) return 1024.0 * std::stod(line.substr(std::string(key).size() + 1));
-  return 0;
-}
-
-/// Bytes that `call` takes at most beside what is there when it starts.
-template <class F>
-double peak_bytes(const F& call) {
-#if defined(__GLIBC__)
-  malloc_trim(0);  // what was freed does not count
-#endif
-  std::ofstream("/proc/self/clear_refs") << "5";  // the peak starts from here
-  const double before = process_bytes("VmRSS");
-  call();
-  return process_bytes("VmHWM") - before;
-}
 
 /// Something that is fitted to a layer, and how many operations its large products have.
 struct FitRow {
@@ -67,7 +44,7 @@ void fit_row(benchmark::State& state, const FitRow& row, index_t n, int threads,
     const auto size = static_cast<double>(n);
     const double operations = size * size * (row.cubes * size + row.squares * static_cast<double>(Layer::kTokens));
     if (operations > 0) layer.count(state, operations, seconds);
-    state.counters["peak_matrices"] = bytes / (4 * size * size);
+    layer.count_memory(state, bytes);
   } catch (const std::exception& e) {
     state.SkipWithError(e.what());
   }

@@ -24,6 +24,9 @@ std::int32_t key_of(float v) noexcept {
   return bits >= 0 ? bits : (bits ^ 0x7fffffff);
 }
 
+/// Sizes of groups that divide a word.
+bool has_kernel(index_t of) noexcept { return of == 2 || of == 4 || of == 8 || of == 16; }
+
 }  // namespace
 
 bool weigh(const float* w, const float* column, float row, index_t n, float* dst) {
@@ -31,10 +34,23 @@ bool weigh(const float* w, const float* column, float row, index_t n, float* dst
 }
 
 void keep_in_groups(const float* scores, index_t n, index_t keep, index_t of, std::uint64_t* words) {
-  const index_t blocks = of == 2 || of == 4 || of == 8 || of == 16 ? n / 64 : 0;
+  const index_t blocks = has_kernel(of) ? n / 64 : 0;
   kernels::active().select.groups.fn(scores, static_cast<std::size_t>(blocks), static_cast<std::size_t>(keep),
                                      static_cast<std::size_t>(of), words);
   keep_in_groups_reference(scores, blocks * 64, n, keep, of, words);
+}
+
+bool keep_weighed_in_groups(const float* w, const float* column, float row, index_t n, index_t keep, index_t of,
+                            std::uint64_t* words) {
+  if (!has_kernel(of)) return false;
+  const index_t blocks = n / 64, whole = blocks * 64;
+  if (kernels::active().select.weighed_groups.fn(w, column, row, static_cast<std::size_t>(blocks),
+                                                 static_cast<std::size_t>(keep), static_cast<std::size_t>(of), words))
+    return false;
+  float scores[64];
+  if (weigh(w + whole, column != nullptr ? column + whole : nullptr, row, n - whole, scores)) return false;
+  keep_in_groups_reference(scores, 0, n - whole, keep, of, words + blocks);
+  return true;
 }
 
 void keep_largest(const float* scores, index_t n, index_t count, std::uint64_t* words) {

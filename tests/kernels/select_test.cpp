@@ -47,6 +47,9 @@ TEST_CASE("scores are weighed and compared the same on every level", "[kernels][
           detail::keep_in_groups_reference(scores.data(), 0, static_cast<index_t>(n / 64 * 64),
                                            static_cast<index_t>(keep), static_cast<index_t>(of), words.data());
           CHECK(bits == words);
+          bits.assign(n / 64, ~std::uint64_t{0});
+          CHECK(!k.weighed_groups.fn(w.data(), factors, 0.3f, n / 64, keep, of, bits.data()));
+          CHECK(bits == words);
         }
     }
     if (n == 0) continue;
@@ -54,6 +57,9 @@ TEST_CASE("scores are weighed and compared the same on every level", "[kernels][
       std::vector<float> bad = w, scores(n);
       bad[at] = std::nanf("");
       CHECK(k.weigh.fn(bad.data(), nullptr, 1.0f, n, scores.data()));
+      std::vector<std::uint64_t> bits(n / 64);
+      for (const std::size_t of : {2, 4, 8, 16})
+        CHECK(k.weighed_groups.fn(bad.data(), nullptr, 1.0f, n / 64, 2, of, bits.data()) == (at < n / 64 * 64));
     }
     // Nothing is said of columns that are not there.
     std::vector<float> scores(n);

@@ -116,6 +116,31 @@ TEST_CASE("the fast selections choose what the definition chooses, ties included
   }
 }
 
+TEST_CASE("weights that are weighed and chosen in one pass have the mask of their scores", "[sparse]") {
+  const index_t cols = GENERATE(index_t{3}, 64, 200);
+  Scores w = random_scores(5, cols, 6);
+  const std::vector<float> normal = test::random_normal(cols, 7);
+  Criterion criterion{{1.0, -2.0, 0.5, 1.0, 3.0}, {normal.begin(), normal.end()}};
+  for (float& v : w.values) v = std::round(2.0f * v);  // ties
+  w.values[0] = w.values[1] = std::numeric_limits<float>::infinity();
+  criterion.column[0] = 1.0;
+  criterion.column[1] = -1.0;  // infinite scores of both signs
+  Scores scores = w;
+  for (index_t i = 0; i < w.rows; ++i)
+    for (index_t j = 0; j < cols; ++j)
+      scores.values[static_cast<std::size_t>(i * cols + j)] =
+          std::fabs(w.view()(i, j)) * static_cast<float>(criterion.column[static_cast<std::size_t>(j)]) *
+          static_cast<float>(criterion.row[static_cast<std::size_t>(i)]);
+  for (const index_t of : {2, 3, 4, 8, 16}) {
+    const MaskPattern pattern = MaskPattern::nm(of / 2, of, Tail::short_group);
+    CAPTURE(cols, of);
+    CHECK(prune_mask(w.view(), criterion, pattern) == select_mask(scores.view(), pattern));
+    Scores bad = w;
+    bad.values[static_cast<std::size_t>(3 * cols + 2)] = std::nanf("");
+    CHECK_THROWS_WITH(prune_mask(bad.view(), criterion, pattern), Catch::Contains("NaN at row 3, column 2"));
+  }
+}
+
 TEST_CASE("of equal scores the lower index is kept in every scope", "[sparse]") {
   const Scores equal{2, 4, std::vector<float>(8, 1.0f)};
   CHECK(text(select_mask(equal.view(), MaskPattern::layer(0.375))) == "1110 0000");

@@ -27,6 +27,7 @@ void install_select_avx2(SelectKernels& table, Features) noexcept {
   table.count_reaching = {count_reaching, "avx2"};
   table.reaching = {reaching, "avx2"};
   table.groups = {groups, "avx2"};
+  table.weighed_groups = {weighed_groups, "avx2"};
 }
 
 }  // namespace blockpack::kernels

@@ -27,6 +27,7 @@ void install_select_avx512(SelectKernels& table, Features) noexcept {
   table.count_reaching = {count_reaching, "avx512"};
   table.reaching = {reaching, "avx512"};
   table.groups = {groups, "avx512"};
+  table.weighed_groups = {weighed_groups, "avx512"};
 }
 
 }  // namespace blockpack::kernels

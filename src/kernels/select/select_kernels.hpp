@@ -4,8 +4,9 @@
 /// The slots of the select family: scores of weights and the bits of the largest of them (sparse/mask.hpp). The same
 /// bits on every level.
 ///
-/// A row of scores stays in the first-level cache, so that a pass over a matrix reads its weights once. Limit: reading
-/// the weights for groups; for the largest of a row the passes that count how many scores reach a threshold, about 20.
+/// A row of scores stays in the first-level cache, so that a pass over a matrix reads its weights once; those of groups
+/// stay in registers. Limit: reading the weights for groups; for the largest of a row the passes that count how many
+/// scores reach a threshold, about 20.
 
 #include "kernels/slot.hpp"
 
@@ -23,6 +24,11 @@ struct SelectKernels {
   Slot<void (*)(const float* scores, std::size_t blocks, std::size_t keep, std::size_t of,
                 std::uint64_t* words) noexcept>
       groups;
+  /// weigh() and groups() of 64 * blocks weights in one pass. Whether a score may be NaN: also where there are infinite
+  /// ones of both signs.
+  Slot<bool (*)(const float* w, const float* column, float row, std::size_t blocks, std::size_t keep, std::size_t of,
+                std::uint64_t* words) noexcept>
+      weighed_groups;
 };
 
 /// Calls visit("name", slot) for every slot of the family: kernel_report() and the tests walk the table with it.
@@ -32,6 +38,7 @@ void visit_slots(const SelectKernels& k, Visitor&& visit) {
   visit("count_reaching", k.count_reaching);
   visit("reaching", k.reaching);
   visit("groups", k.groups);
+  visit("weighed_groups", k.weighed_groups);
 }
 
 void install_select_scalar(SelectKernels& table, Features features) noexcept;

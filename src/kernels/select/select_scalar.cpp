@@ -26,6 +26,7 @@ void install_select_scalar(SelectKernels& table, Features) noexcept {
   table.count_reaching = {count_reaching, "scalar"};
   table.reaching = {reaching, "scalar"};
   table.groups = {groups, "scalar"};
+  table.weighed_groups = {weighed_groups, "scalar"};
 }
 
 }  // namespace blockpack::kernels

@@ -10,6 +10,7 @@
 /// block's score is Σ score² (for `magnitude` the squared norm of the block, for the others an estimate of the
 /// output error of removing it) or Σ score.
 
+#include <concepts>
 #include <string>
 #include <vector>
 
@@ -46,11 +47,19 @@ class ScoreRows {
   }
   /// Writes row i; whether one of its scores is NaN.
   bool operator()(index_t i, std::span<T> dst) const {
-    return weigh(w_.row_data(i), column_.empty() ? nullptr : column_.data(),
-                 row_.empty() ? T{1} : row_[static_cast<std::size_t>(i)], w_.cols(), dst.data());
+    return weigh(w_.row_data(i), factors(), factor(i), w_.cols(), dst.data());
   }
+#if !defined(BLOCKPACK_HEADERS_ONLY)
+  /// The largest of every group of row i, if that can be had in one pass.
+  bool keep_in_groups(index_t i, index_t keep, index_t of, std::uint64_t* words) const requires std::same_as<T, float> {
+    return keep_weighed_in_groups(w_.row_data(i), factors(), factor(i), w_.cols(), keep, of, words);
+  }
+#endif
 
  private:
+  const T* factors() const { return column_.empty() ? nullptr : column_.data(); }
+  T factor(index_t i) const { return row_.empty() ? T{1} : row_[static_cast<std::size_t>(i)]; }
+
   MatrixView<const T> w_;
   std::vector<T> row_, column_;
 };
