@@ -3,7 +3,8 @@
 /// look-up by vpshufb in levels lifted so that none is negative), pairs of products with signed activations are added
 /// to 16 bits (vpmaddubsw), a few of these again in 16 bits, and the rest in 32 (vpmaddwd). What fits:
 ///
-///     values up to  32   2 * 127 * 32 * 4 = 32512: four products in 16 bits (2 to 5 bits, most tables of 16 levels)
+///     values up to  15   2 * 127 * 15 * 8 = 30480: eight products in 16 bits (2 to 4 bits)
+///     values up to  32   2 * 127 * 32 * 4 = 32512: four (5 bits, most tables of 16 levels)
 ///     values up to  63   2 * 127 * 63 * 2 = 32004: two (6 bits)
 ///     values up to 255   as 16 * high + low, 2 * 127 * 15 * 8 = 30480: eight of each digit (8 bits, other tables)
 ///
@@ -15,10 +16,10 @@
 /// exponent and fraction by shifts, and what has no exponent is set right by a multiply-add: 11 instructions for 8
 /// weights; a table of 16 floats is two look-ups (vpermps).
 ///
-/// Up to 4 tokens take the two registers of a line side by side; 8 tokens have one register of sums each, so they take
-/// one after the other, and panels of some 36 KB come from L2 for every 8 tokens. For 8 rows x 32 k of 4-bit codes
-/// one token takes 28 instructions to decode, and every token 8 products, 9 sums and 5 float operations, of which
-/// 12 need one of two ports: (28 + 22 T) / 3 cycles. Expected limit: memory for 1 token, these instructions from 2 on.
+/// Up to 4 tokens take the two registers of a line side by side, 8 tokens in two turns with each panel. Codes of 4 bits
+/// that are integers one after the other need no look-up. For 16 rows x 32 k of them one token takes 40 instructions to
+/// decode, 8 broadcasts of x are for all rows, and every token has 16 products, 14 sums and 14 more: some 200 for 4
+/// tokens. Expected limit: memory for 1 token, these instructions from 2 on.
 
 #include <immintrin.h>
 
@@ -31,16 +32,18 @@ namespace {
 
 #include "kernels/codes/codes_avx2.inc"
 
-/// The dots of one step. Wide: values go up to 255. Halves: two groups of 16 in it.
-template <int Bits, bool Wide, bool Halves>
-struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Wide, Halves>> {
+/// The dots of one step. Table: codes of 4 bits are looked up. Wide: values go up to 255. Halves: two groups of 16 in
+/// it.
+template <int Bits, bool Table, bool Wide, bool Halves>
+struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Table, Wide, Halves>> {
   static constexpr std::ptrdiff_t kStepBytes = code_step_bytes(Bits);
   static constexpr bool kHalves = Halves;
   static constexpr int kDigits = Wide ? 2 : 1;
-  static constexpr int kChain = Wide ? 8 : Bits == 6 ? 2 : 4;  ///< products added in 16 bits
+  /// Products added in 16 bits.
+  static constexpr int kChain = Wide ? 8 : Bits == 6 ? 2 : Table || Bits == 5 ? 4 : 8;
 
   explicit IntegerDots(const CodeProduct& p) : lift(Bits == 4 ? -level_range(p).lowest : 0) {
-    if (Bits != 4) return;
+    if (!Table) return;
     alignas(16) std::uint8_t digits[2][16];
     for (int c = 0; c < 16; ++c) {
       const int value = p.levels[c] + lift;
@@ -50,7 +53,7 @@ struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Wide, Halves>> {
     for (int d = 0; d < kDigits; ++d)
       levels[d] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(digits[d])));
   }
-  int lift;                 ///< added to the levels of 4-bit codes
+  int lift;                 ///< added to the values of 4-bit codes
   __m256i levels[kDigits];  ///< unsigned, in digits to the base 16 where they are wide
 
   /// What has to be taken from every value, beside the sum or sums of x it belongs to: both halves of a step, or one.
@@ -63,13 +66,13 @@ struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Wide, Halves>> {
   /// Digit d of four values of each row.
   __m256i values(const unsigned char* w, int q, int part, int d) const {
     const __m256i codes = quad<Bits>(w, q, part);
-    if (Bits == 4) return _mm256_shuffle_epi8(levels[d], codes);
+    if (Table) return _mm256_shuffle_epi8(levels[d], codes);
     if (!Wide) return codes;
     return _mm256_and_si256(d == 0 ? codes : _mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15));
   }
 
-  /// Adds the dots of quads [First, First + Count) to the sums of registers part … part + R - 1, from digits
-  /// [Digit, Digit + D) of the values.
+  /// The dots of quads [First, First + Count) and registers part … part + R - 1, from digits [Digit, Digit + D) of the
+  /// values; digit 0 begins the sums. With 4 tokens the chains alone fill half of the registers.
   template <int T, int R, int First, int Count, int Digit, int D>
   void dot(const unsigned char* w, int part, const std::int8_t* x, __m256i (&sum)[R][T]) const {
     __m256i chain[D][R][T];
@@ -91,9 +94,10 @@ struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Wide, Halves>> {
             const __m256i product = _mm256_maddubs_epi16(weights[d][r], four);
             const int place = (q - First) % kChain;
             chain[d][r][t] = place == 0 ? product : _mm256_add_epi16(chain[d][r][t], product);
+            keep_order(chain[d][r][t]);
             if (place < kChain - 1 && q < First + Count - 1) continue;
-            const __m256i unit = _mm256_set1_epi16(Digit + d == 0 ? 1 : 16);
-            sum[r][t] = _mm256_add_epi32(sum[r][t], _mm256_madd_epi16(chain[d][r][t], unit));
+            const __m256i dots = _mm256_madd_epi16(chain[d][r][t], _mm256_set1_epi16(Digit + d == 0 ? 1 : 16));
+            sum[r][t] = Digit + d == 0 && q - First < kChain ? dots : _mm256_add_epi32(sum[r][t], dots);
           }
         }
       }
@@ -103,33 +107,31 @@ struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Wide, Halves>> {
   template <int T, int R, int Half>
   void rows(const CodeProduct& p, const unsigned char* w, int part, std::ptrdiff_t s, const Groups& g,
             std::ptrdiff_t group, vf (&total)[kParts][T]) const {
-    const float* scales = p.x8.scales + s * T;
+    const std::ptrdiff_t cell = s * tokens_of<T>(p);
+    const float* scales = p.x8.scales + cell;
     __m256i sum[R][T];
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) {
-      const auto* zeros = reinterpret_cast<const __m256i*>(g.zero[group + Half] + (part + r) * kLanes);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t)
-        sum[r][t] = _mm256_madd_epi16(_mm256_load_si256(zeros), two_sums(p.x8.sums + (s * T + t) * 2));
-    }
     constexpr int kCount = Halves ? 4 : 8;
     // One digit after the other where the sums of two do not fit the registers.
     constexpr int kAtOnce = T <= 2 ? kDigits : 1;
-    const std::int8_t* x = p.x8.codes + s * T * kCodeStep;
+    const std::int8_t* x = p.x8.codes + cell * kCodeStep;
     dot<T, R, Half * kCount, kCount, 0, kAtOnce>(w, part, x, sum);
     if constexpr (kAtOnce < kDigits) dot<T, R, Half * kCount, kCount, 1, 1>(w, part, x, sum);
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
       const vf scale = load_v(g.scale[group + Half] + (part + r) * kLanes);
+      const __m256i zeros =
+          _mm256_load_si256(reinterpret_cast<const __m256i*>(g.zero[group + Half] + (part + r) * kLanes));
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const vf scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r][t]), _mm256_set1_ps(scales[t]));
+        const __m256i minus = _mm256_madd_epi16(zeros, two_sums(p.x8.sums + (cell + t) * 2));
+        const __m256i exact = _mm256_add_epi32(sum[r][t], minus);
+        const vf scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(scales[t]));
         total[part + r][t] = _mm256_fmadd_ps(scaled, scale, total[part + r][t]);
       }
     }
     if (p.minimums) {
       float minus[T];
-      minus_x<!Halves>(p, s, Half, minus);
+      minus_x<!Halves>(p, cell, Half, minus);
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) {
         const vf minimum = load_v(g.minimum[group + Half] + (part + r) * kLanes);
@@ -143,12 +145,8 @@ struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Wide, Halves>> {
   template <int T>
   void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
             vf (&total)[kParts][T]) const {
-    constexpr int kTogether = T == 8 ? 1 : kParts;
-#pragma GCC unroll 2
-    for (int part = 0; part < kParts; part += kTogether) {
-      rows<T, kTogether, 0>(p, w, part, s, g, group, total);
-      if constexpr (Halves) rows<T, kTogether, 1>(p, w, part, s, g, group, total);
-    }
+    rows<T, kParts, 0>(p, w, 0, s, g, group, total);
+    if constexpr (Halves) rows<T, kParts, 1>(p, w, 0, s, g, group, total);
   }
 };
 
@@ -164,11 +162,11 @@ struct NibbleDots {
 
   struct Block {
     const unsigned char *scale, *minimum, *shared_scale, *shared_minimum;
-    vf sums[kParts][8], minus[kParts][8];  ///< per token, before what the block shares
+    vf sums[kParts][kMostTokens], minus[kParts][kMostTokens];  ///< per token, before what the block shares
   };
   static void begin(const CodeProduct&, Block& dst) {
     for (int part = 0; part < kParts; ++part)
-      for (int t = 0; t < 8; ++t) dst.sums[part][t] = dst.minus[part][t] = splat_v(0.0f);
+      for (int t = 0; t < kMostTokens; ++t) dst.sums[part][t] = dst.minus[part][t] = splat_v(0.0f);
   }
   static void read(const CodeProduct& p, const unsigned char* at, std::ptrdiff_t groups, Block& dst) {
     const std::ptrdiff_t bytes = scales_bytes(p, groups), shared = bytes - 2 * kCodeRows;
@@ -181,7 +179,8 @@ struct NibbleDots {
   template <int T>
   static void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, Block& g, std::ptrdiff_t group,
                    vf (&)[kParts][T]) {
-    const std::int8_t* x = p.x8.codes + s * T * kCodeStep;
+    const std::ptrdiff_t cell = s * tokens_of<T>(p);
+    const std::int8_t* x = p.x8.codes + cell * kCodeStep;
     const __m256i low_bits = _mm256_set1_epi16(15);
     const __m256i twice = _mm256_setr_epi8(0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1,  //
                                            4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1);
@@ -206,6 +205,7 @@ struct NibbleDots {
             const __m256i four = four_codes(x + t * kCodeStep + 16 * half + 4 * q);
             const __m256i product = _mm256_maddubs_epi16(values, four);
             chain[t] = q == 0 ? product : _mm256_add_epi16(chain[t], product);
+            keep_order(chain[t]);
           }
         }
 #pragma GCC unroll 8
@@ -216,8 +216,8 @@ struct NibbleDots {
       }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const vf unit = splat_v(p.x8.scales[s * T + t]);
-        const __m256i minus = _mm256_madd_epi16(minimums, two_sums(p.x8.sums + (s * T + t) * 2));
+        const vf unit = splat_v(p.x8.scales[cell + t]);
+        const __m256i minus = _mm256_madd_epi16(minimums, two_sums(p.x8.sums + (cell + t) * 2));
         g.sums[part][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t]), unit, g.sums[part][t]);
         g.minus[part][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(minus), unit, g.minus[part][t]);
       }
@@ -318,7 +318,7 @@ struct FloatDots : DotsWithGroups<FloatDots<Bits, Affine, Halves, Small>> {
   void rows(const CodeProduct& p, const unsigned char* w, int part, std::ptrdiff_t s, const Groups& g,
             std::ptrdiff_t group, vf (&total)[kParts][T]) const {
     constexpr int kCount = Halves ? 4 : 8;
-    const float* x = p.x + s * T * kCodeStep;
+    const float* x = p.x + s * tokens_of<T>(p) * kCodeStep;
     vf zero[R], scale[R], minimum[R], sum[R][T];
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
@@ -368,18 +368,15 @@ struct FloatDots : DotsWithGroups<FloatDots<Bits, Affine, Halves, Small>> {
   template <int T>
   void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
             vf (&total)[kParts][T]) const {
-    constexpr int kTogether = T == 8 ? 1 : kParts;
-#pragma GCC unroll 2
-    for (int part = 0; part < kParts; part += kTogether) {
-      rows<T, kTogether, 0>(p, w, part, s, g, group, total);
-      if constexpr (Halves) rows<T, kTogether, 1>(p, w, part, s, g, group, total);
-    }
+    rows<T, kParts, 0>(p, w, 0, s, g, group, total);
+    if constexpr (Halves) rows<T, kParts, 1>(p, w, 0, s, g, group, total);
   }
 };
 
-template <int Bits, bool Wide = false>
+template <int Bits, bool Table = false, bool Wide = false>
 void few_int8_of(const CodeProduct& p) {
-  p.group_steps == 0 ? few_codes<IntegerDots<Bits, Wide, true>>(p) : few_codes<IntegerDots<Bits, Wide, false>>(p);
+  p.group_steps == 0 ? few_codes<IntegerDots<Bits, Table, Wide, true>>(p)
+                     : few_codes<IntegerDots<Bits, Table, Wide, false>>(p);
 }
 void few_int8(const CodeProduct& p) noexcept {
   switch (p.bits) {
@@ -390,14 +387,15 @@ void few_int8(const CodeProduct& p) noexcept {
       return few_int8_of<3>(p);
     case 4: {
       const LevelRange range = level_range(p);
-      return range.highest - range.lowest > 32 ? few_int8_of<4, true>(p) : few_int8_of<4>(p);
+      if (counts_up(p)) return few_int8_of<4>(p);
+      return range.highest - range.lowest > 32 ? few_int8_of<4, true, true>(p) : few_int8_of<4, true>(p);
     }
     case 5:
       return few_int8_of<5>(p);
     case 6:
       return few_int8_of<6>(p);
     default:
-      return few_int8_of<8, true>(p);
+      return few_int8_of<8, false, true>(p);
   }
 }
 
