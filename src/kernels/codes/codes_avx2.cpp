@@ -8,11 +8,12 @@
 ///     values up to  63   2 * 127 * 63 * 2 = 32004: two (6 bits)
 ///     values up to 255   as 16 * high + low, 2 * 127 * 15 * 8 = 30480: eight of each digit (8 bits, other tables)
 ///
-/// Codes of 2 bits whose groups of 16 have scales of 4 bits meet their scale in the last of these additions (vpmaddwd),
-/// 1.9 times as fast as with scales as floats.
-/// So nothing saturates, and the sum of a step, on top of minus what lift and zero add to it, is exact. f32
-/// activations: bytes become floats by OR with the bits of a power of two and one subtraction that also takes the zero
-/// away, then multiply-adds (why not integers: codes_avx512.cpp). Codes that are floats of 6 or 8 bits get sign,
+/// So nothing saturates, and the sum of a step, on top of minus what lift and zero add to it, is exact. Codes of 2 bits
+/// whose groups of 16 have scales of 4 bits meet their scale in the last of these additions (vpmaddwd), 1.9 times as
+/// fast as with scales as floats.
+///
+/// f32 activations: bytes become floats by OR with the bits of a power of two and one subtraction that also takes the
+/// zero away, then multiply-adds (why not integers: codes_avx512.cpp). Codes that are floats of 6 or 8 bits get sign,
 /// exponent and fraction by shifts, and what has no exponent is set right by a multiply-add: 11 instructions for 8
 /// weights; a table of 16 floats is two look-ups (vpermps).
 ///
