@@ -44,12 +44,14 @@ bool keep_weighed_in_groups(const float* w, const float* column, float row, inde
                             std::uint64_t* words) {
   if (!has_kernel(of)) return false;
   const index_t blocks = n / 64, whole = blocks * 64;
+  float last[64];
   if (kernels::active().select.weighed_groups.fn(w, column, row, static_cast<std::size_t>(blocks),
-                                                 static_cast<std::size_t>(keep), static_cast<std::size_t>(of), words))
+                                                 static_cast<std::size_t>(keep), static_cast<std::size_t>(of), words) ||
+      weigh(w + whole, column != nullptr ? column + whole : nullptr, row, n - whole, last)) {
+    std::fill_n(words, blocks, std::uint64_t{0});
     return false;
-  float scores[64];
-  if (weigh(w + whole, column != nullptr ? column + whole : nullptr, row, n - whole, scores)) return false;
-  keep_in_groups_reference(scores, 0, n - whole, keep, of, words + blocks);
+  }
+  keep_in_groups_reference(last, 0, n - whole, keep, of, words + blocks);
   return true;
 }
 

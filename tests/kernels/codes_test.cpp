@@ -361,20 +361,29 @@ TEST_CASE("products with codes of two of every four weights are within the bound
 
 TEST_CASE("the largest integer sums are exact", "[kernels][codes]") {
   // 32 codes of the largest magnitude times activations of 127: 255 * 127 * 32 a step.
-  for (const int bits : {2, 3, 4, 5, 6, 8}) {
-    const CodeSpec spec = make_spec(bits, 32, CodeScale::e8m0, false);
-    for (const int code : {0, (1 << bits) - 1}) {
+  std::vector<CodeSpec> specs;
+  for (const int bits : {2, 3, 4, 5, 6, 8}) specs.push_back(make_spec(bits, 32, CodeScale::e8m0, false));
+  specs.push_back(specs[2]);
+  specs.back().levels = CodeSpec::integers(-8);
+  specs.push_back(specs[2]);
+  for (std::size_t c = 0; c < 16; ++c) specs.back().levels[c] = static_cast<std::int8_t>(c < 8 ? -16 : 16);
+  for (const CodeSpec& spec : specs) {
+    for (const int code : {0, (1 << spec.bits) - 1}) {
       Coded w({16, 64}, spec, 1);
       std::fill(w.codes.begin(), w.codes.end(), static_cast<std::uint8_t>(code));
       std::fill(w.scales.begin(), w.scales.end(), 127u);
       const PackedCodes packed = PackedCodes::pack(w.source(), {});
-      for (const float sign : {-1.0f, 1.0f}) {
-        const std::vector<float> x(64, 127.0f * sign);  // a = 1
-        for (const Isa isa : levels_of_codes()) {
-          ApplyOptions how;
-          how.execution.isa = isa;
-          how.activations = Activations::int8;
-          for (const float got : multiply(packed, x, 1, how)) REQUIRE(got == 64.0f * 127.0f * sign * w.value(0, 0));
+      for (const index_t tokens : {1, 2, 8}) {
+        for (const float sign : {-1.0f, 1.0f}) {
+          const std::vector<float> x(static_cast<std::size_t>(64 * tokens), 127.0f * sign);  // a = 1
+          for (const Isa isa : levels_of_codes()) {
+            ApplyOptions how;
+            how.execution.isa = isa;
+            how.activations = Activations::int8;
+            CAPTURE(spec.bits, code, tokens, to_string(isa));
+            for (const float got : multiply(packed, x, tokens, how))
+              REQUIRE(got == 64.0f * 127.0f * sign * w.value(0, 0));
+          }
         }
       }
     }

@@ -18,7 +18,8 @@ using namespace blockpack::test;
 TEST_CASE("scores are weighed and compared the same on every level", "[kernels][sparse]") {
   const std::size_t n = GENERATE(std::size_t{0}, 1, 7, 16, 31, 64, 65, 130, 1000);
   std::vector<float> w = random_normal(static_cast<index_t>(n), 1), column = random_normal(static_cast<index_t>(n), 2);
-  for (std::size_t j = 0; j < n; j += 9) w[j] = column[j] = 1.0f;  // equal scores
+  for (std::size_t j = 0; j < n; ++j)
+    if (j % 9 < 2 || j % 64 < 4) w[j] = column[j] = 1.0f;  // equal scores, side by side and beyond groups
   for (const Isa isa : levels_here()) {
     CAPTURE(to_string(isa), n);
     const kernels::SelectKernels& k = kernels::table_for(isa).select;
@@ -60,6 +61,14 @@ TEST_CASE("scores are weighed and compared the same on every level", "[kernels][
       std::vector<std::uint64_t> bits(n / 64);
       for (const std::size_t of : {2, 4, 8, 16})
         CHECK(k.weighed_groups.fn(bad.data(), nullptr, 1.0f, n / 64, 2, of, bits.data()) == (at < n / 64 * 64));
+    }
+    if (n >= 64) {
+      std::vector<float> ends = w, signs = column;
+      ends[5] = ends[40] = std::numeric_limits<float>::infinity();
+      signs[5] = 1.0f;
+      signs[40] = -1.0f;
+      std::uint64_t word = 0;
+      CHECK(k.weighed_groups.fn(ends.data(), signs.data(), 1.0f, 1, 2, 4, &word));
     }
     // Nothing is said of columns that are not there.
     std::vector<float> scores(n);

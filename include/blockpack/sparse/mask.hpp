@@ -335,8 +335,8 @@ bool weigh(const T* w, const T* column, T row, index_t n, T* dst) {
 BLOCKPACK_API void keep_largest(const float* scores, index_t n, index_t count, std::uint64_t* words);
 BLOCKPACK_API void keep_in_groups(const float* scores, index_t n, index_t keep, index_t of, std::uint64_t* words);
 BLOCKPACK_API bool weigh(const float* w, const float* column, float row, index_t n, float* dst);
-/// The largest of every group weighed, without memory for scores; the words are 0 before. False, and only the words of
-/// whole 64 weights may have changed, for groups of a size that no kernel takes and where a score may be NaN.
+/// The largest of every group weighed, without memory for scores; the words are 0 before. False, and the words are 0,
+/// for groups of a size that no kernel takes and where a score may be NaN.
 BLOCKPACK_API bool keep_weighed_in_groups(const float* w, const float* column, float row, index_t n, index_t keep,
                                           index_t of, std::uint64_t* words);
 #endif
@@ -384,11 +384,11 @@ Mask select_rows(const char* function, MatrixShape shape, const MaskPattern& pat
   };
   const auto cols = static_cast<std::size_t>(shape.cols);
   if (pattern.scope == MaskScope::group || pattern.scope == MaskScope::row) {
+    const bool groups = pattern.scope == MaskScope::group;
     for_rows(shape.rows, [&](index_t begin, index_t end) {
       std::vector<T> scores(cols);
       for (index_t i = begin; i < end; ++i) {
         std::uint64_t* words = mask.row_words(i).data();
-        const bool groups = pattern.scope == MaskScope::group;
         if constexpr (requires { row_scores.keep_in_groups(i, pattern.keep, pattern.of, words); })
           if (groups && row_scores.keep_in_groups(i, pattern.keep, pattern.of, words)) continue;
         checked_scores<T>(function, row_scores, i, scores);

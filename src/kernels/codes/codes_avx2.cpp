@@ -19,8 +19,8 @@
 ///
 /// Up to 4 tokens take the two registers of a line side by side, 8 tokens in two turns with each panel. Codes of 4 bits
 /// that are integers one after the other need no look-up. For 16 rows x 32 k of them one token takes 40 instructions to
-/// decode, 8 broadcasts of x are for all rows, and every token has 16 products, 14 sums and 14 more: some 200 for 4
-/// tokens. Expected limit: memory for 1 token, these instructions from 2 on.
+/// decode, and every token 8 broadcasts of x for all rows, 16 products, 14 sums and 14 more: some 250 for 4 tokens.
+/// Limit: these instructions; for 1 token memory, but on Zen 3 for 2 bits alone.
 
 #include <immintrin.h>
 
@@ -72,24 +72,24 @@ struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Table, Wide, Halves>> {
     return _mm256_and_si256(d == 0 ? codes : _mm256_srli_epi16(codes, 4), _mm256_set1_epi8(15));
   }
 
-  /// The dots of quads [First, First + Count) and registers part … part + R - 1, from digits [Digit, Digit + D) of the
-  /// values; digit 0 begins the sums. With 4 tokens the chains alone fill half of the registers.
-  template <int T, int R, int First, int Count, int Digit, int D>
-  void dot(const unsigned char* w, int part, const std::int8_t* x, __m256i (&sum)[R][T]) const {
-    __m256i chain[D][R][T];
+  /// The dots of quads [First, First + Count), from digits [Digit, Digit + D) of the values; digit 0 begins the sums.
+  /// With 4 tokens the chains alone fill half of the registers.
+  template <int T, int First, int Count, int Digit, int D>
+  void dot(const unsigned char* w, const std::int8_t* x, __m256i (&sum)[kParts][T]) const {
+    __m256i chain[D][kParts][T];
 #pragma GCC unroll 8
     for (int q = First; q < First + Count; ++q) {
-      __m256i weights[D][R];
+      __m256i weights[D][kParts];
 #pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < kParts; ++r) {
 #pragma GCC unroll 2
-        for (int d = 0; d < D; ++d) weights[d][r] = values(w, q, part + r, Digit + d);
+        for (int d = 0; d < D; ++d) weights[d][r] = values(w, q, r, Digit + d);
       }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         const __m256i four = four_codes(x + t * kCodeStep + 4 * q);
 #pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) {
+        for (int r = 0; r < kParts; ++r) {
 #pragma GCC unroll 2
           for (int d = 0; d < D; ++d) {
             const __m256i product = _mm256_maddubs_epi16(weights[d][r], four);
@@ -105,40 +105,38 @@ struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Table, Wide, Halves>> {
     }
   }
 
-  template <int T, int R, int Half>
-  void rows(const CodeProduct& p, const unsigned char* w, int part, std::ptrdiff_t s, const Groups& g,
-            std::ptrdiff_t group, vf (&total)[kParts][T]) const {
-    const std::ptrdiff_t cell = s * tokens_of<T>(p);
+  template <int T, int Half>
+  void rows(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
+            vf (&total)[kParts][T]) const {
+    const std::ptrdiff_t cell = s * p.tokens;
     const float* scales = p.x8.scales + cell;
-    __m256i sum[R][T];
+    __m256i sum[kParts][T];
     constexpr int kCount = Halves ? 4 : 8;
     // One digit after the other where the sums of two do not fit the registers.
     constexpr int kAtOnce = T <= 2 ? kDigits : 1;
     const std::int8_t* x = p.x8.codes + cell * kCodeStep;
-    dot<T, R, Half * kCount, kCount, 0, kAtOnce>(w, part, x, sum);
-    if constexpr (kAtOnce < kDigits) dot<T, R, Half * kCount, kCount, 1, 1>(w, part, x, sum);
+    dot<T, Half * kCount, kCount, 0, kAtOnce>(w, x, sum);
+    if constexpr (kAtOnce < kDigits) dot<T, Half * kCount, kCount, 1, 1>(w, x, sum);
 #pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) {
-      const vf scale = load_v(g.scale[group + Half] + (part + r) * kLanes);
-      const __m256i zeros =
-          _mm256_load_si256(reinterpret_cast<const __m256i*>(g.zero[group + Half] + (part + r) * kLanes));
+    for (int r = 0; r < kParts; ++r) {
+      const vf scale = load_v(g.scale[group + Half] + r * kLanes);
+      const __m256i zeros = _mm256_load_si256(reinterpret_cast<const __m256i*>(g.zero[group + Half] + r * kLanes));
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         const __m256i minus = _mm256_madd_epi16(zeros, two_sums(p.x8.sums + (cell + t) * 2));
         const __m256i exact = _mm256_add_epi32(sum[r][t], minus);
         const vf scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(scales[t]));
-        total[part + r][t] = _mm256_fmadd_ps(scaled, scale, total[part + r][t]);
+        total[r][t] = _mm256_fmadd_ps(scaled, scale, total[r][t]);
       }
     }
     if (p.minimums) {
       float minus[T];
       minus_x<!Halves>(p, cell, Half, minus);
 #pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) {
-        const vf minimum = load_v(g.minimum[group + Half] + (part + r) * kLanes);
+      for (int r = 0; r < kParts; ++r) {
+        const vf minimum = load_v(g.minimum[group + Half] + r * kLanes);
 #pragma GCC unroll 8
-        for (int t = 0; t < T; ++t)
-          total[part + r][t] = _mm256_fnmadd_ps(_mm256_set1_ps(minus[t]), minimum, total[part + r][t]);
+        for (int t = 0; t < T; ++t) total[r][t] = _mm256_fnmadd_ps(_mm256_set1_ps(minus[t]), minimum, total[r][t]);
       }
     }
   }
@@ -146,8 +144,8 @@ struct IntegerDots : DotsWithGroups<IntegerDots<Bits, Table, Wide, Halves>> {
   template <int T>
   void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
             vf (&total)[kParts][T]) const {
-    rows<T, kParts, 0>(p, w, 0, s, g, group, total);
-    if constexpr (Halves) rows<T, kParts, 1>(p, w, 0, s, g, group, total);
+    rows<T, 0>(p, w, s, g, group, total);
+    if constexpr (Halves) rows<T, 1>(p, w, s, g, group, total);
   }
 };
 
@@ -180,7 +178,7 @@ struct NibbleDots {
   template <int T>
   static void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, Block& g, std::ptrdiff_t group,
                    vf (&)[kParts][T]) {
-    const std::ptrdiff_t cell = s * tokens_of<T>(p);
+    const std::ptrdiff_t cell = s * p.tokens;
     const std::int8_t* x = p.x8.codes + cell * kCodeStep;
     const __m256i low_bits = _mm256_set1_epi16(15);
     const __m256i twice = _mm256_setr_epi8(0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1,  //
@@ -315,15 +313,15 @@ struct FloatDots : DotsWithGroups<FloatDots<Bits, Affine, Halves, Small>> {
     return _mm256_sub_ps(value, _mm256_add_ps(_mm256_castsi256_ps(power), zero));
   }
 
-  template <int T, int R, int Half>
-  void rows(const CodeProduct& p, const unsigned char* w, int part, std::ptrdiff_t s, const Groups& g,
-            std::ptrdiff_t group, vf (&total)[kParts][T]) const {
+  template <int T, int Half>
+  void rows(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
+            vf (&total)[kParts][T]) const {
     constexpr int kCount = Halves ? 4 : 8;
-    const float* x = p.x + s * tokens_of<T>(p) * kCodeStep;
-    vf zero[R], scale[R], minimum[R], sum[R][T];
+    const float* x = p.x + s * p.tokens * kCodeStep;
+    vf zero[kParts], scale[kParts], minimum[kParts], sum[kParts][T];
 #pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) {
-      const int row = (part + r) * kLanes;
+    for (int r = 0; r < kParts; ++r) {
+      const int row = r * kLanes;
       zero[r] = load_v(reinterpret_cast<const float*>(g.zero[group + Half]) + row);
       scale[r] = load_v(g.scale[group + Half] + row);
       minimum[r] = Affine ? load_v(g.minimum[group + Half] + row) : splat_v(0.0f);
@@ -332,18 +330,18 @@ struct FloatDots : DotsWithGroups<FloatDots<Bits, Affine, Halves, Small>> {
     }
 #pragma GCC unroll 8
     for (int q = Half * kCount; q < (Half + 1) * kCount; ++q) {
-      __m256i bytes[R];
+      __m256i bytes[kParts];
 #pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) {
-        bytes[r] = quad<Bits>(w, q, part + r);
+      for (int r = 0; r < kParts; ++r) {
+        bytes[r] = quad<Bits>(w, q, r);
         if (Bits == 4 && !Small) bytes[r] = _mm256_shuffle_epi8(levels, bytes[r]);
       }
 #pragma GCC unroll 4
       for (int b = 0; b < 4; ++b) {
         const int k = q / 2 * 8 + kCodeOrder[q % 2 * 4 + b];
-        vf weight[R];
+        vf weight[kParts];
 #pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) {
+        for (int r = 0; r < kParts; ++r) {
           weight[r] = Small ? element.value(bytes[r], b)
                             : byte_value(b < 2 ? bytes[r] : _mm256_srli_epi32(bytes[r], 16), b % 2, zero[r]);
           if (Affine) weight[r] = _mm256_fmadd_ps(weight[r], scale[r], minimum[r]);
@@ -351,16 +349,16 @@ struct FloatDots : DotsWithGroups<FloatDots<Bits, Affine, Halves, Small>> {
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 2
-          for (int r = 0; r < R; ++r)
+          for (int r = 0; r < kParts; ++r)
             sum[r][t] = _mm256_fmadd_ps(weight[r], _mm256_set1_ps(x[t * kCodeStep + k]), sum[r][t]);
         }
       }
     }
 #pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < kParts; ++r) {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        vf& y = total[part + r][t];
+        vf& y = total[r][t];
         y = Affine ? _mm256_add_ps(y, sum[r][t]) : _mm256_fmadd_ps(sum[r][t], scale[r], y);
       }
     }
@@ -369,8 +367,8 @@ struct FloatDots : DotsWithGroups<FloatDots<Bits, Affine, Halves, Small>> {
   template <int T>
   void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
             vf (&total)[kParts][T]) const {
-    rows<T, kParts, 0>(p, w, 0, s, g, group, total);
-    if constexpr (Halves) rows<T, kParts, 1>(p, w, 0, s, g, group, total);
+    rows<T, 0>(p, w, s, g, group, total);
+    if constexpr (Halves) rows<T, 1>(p, w, s, g, group, total);
   }
 };
 
@@ -387,8 +385,8 @@ void few_int8(const CodeProduct& p) noexcept {
     case 3:
       return few_int8_of<3>(p);
     case 4: {
-      const LevelRange range = level_range(p);
       if (counts_up(p)) return few_int8_of<4>(p);
+      const LevelRange range = level_range(p);
       return range.highest - range.lowest > 32 ? few_int8_of<4, true, true>(p) : few_int8_of<4, true>(p);
     }
     case 5:

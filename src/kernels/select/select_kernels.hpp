@@ -4,9 +4,10 @@
 /// The slots of the select family: scores of weights and the bits of the largest of them (sparse/mask.hpp). The same
 /// bits on every level.
 ///
-/// A row of scores stays in the first-level cache, so that a pass over a matrix reads its weights once; those of groups
-/// stay in registers. Limit: reading the weights for groups; for the largest of a row the passes that count how many
-/// scores reach a threshold, about 20.
+/// A row of scores stays in the first-level cache, those of 2:4 stay in registers, so that a pass over a matrix reads
+/// its weights once. Limit: reading the weights for groups, or on AVX2 the minima, maxima and comparisons, three
+/// registers of scores in 12 cycles; for the largest of a row the passes that count how many scores reach a threshold,
+/// about 20.
 
 #include "kernels/slot.hpp"
 
@@ -19,8 +20,8 @@ struct SelectKernels {
   Slot<std::size_t (*)(const float* scores, std::size_t n, float threshold) noexcept> count_reaching;
   /// Bit j of words is set for scores[j] >= threshold; all ceil(n / 64) words are written.
   Slot<void (*)(const float* scores, std::size_t n, float threshold, std::uint64_t* words) noexcept> reaching;
-  /// Bits of the `keep` largest of every `of` = 2, 4, 8 or 16 scores, the lower index first where they are equal;
-  /// writes `blocks` words for 64 scores each.
+  /// Bits of the `keep` largest of every `of` = 2, 4, 8 or 16 scores, none of them NaN, the lower index first where
+  /// they are equal; writes `blocks` words for 64 scores each.
   Slot<void (*)(const float* scores, std::size_t blocks, std::size_t keep, std::size_t of,
                 std::uint64_t* words) noexcept>
       groups;

@@ -48,7 +48,7 @@ struct SelectedDots : DotsWithGroups<SelectedDots<Narrow, Zeros, Halves>> {
   template <int T, int R, int Half>
   void rows(const CodeProduct& p, const unsigned char* w, int part, std::ptrdiff_t s, const Groups& g,
             std::ptrdiff_t group, vf (&total)[kParts][T]) const {
-    const std::ptrdiff_t cell = (2 * s + Half) * tokens_of<T>(p);
+    const std::ptrdiff_t cell = (2 * s + Half) * p.tokens;
     const std::int8_t* x = p.x8.codes + cell * kCodeStep;
     const float* scales = p.x8.scales + cell;
     __m256i sum[R][T], pairs[R][T], pairs_x[R][T];
@@ -188,7 +188,7 @@ struct SelectedFloats : DotsWithGroups<SelectedFloats<Zeros, Halves>> {
   void step(const CodeProduct& p, const unsigned char* w, std::ptrdiff_t s, const Groups& g, std::ptrdiff_t group,
             vf (&total)[kParts][T]) const {
     constexpr int kTogether = T >= 4 ? 1 : kParts;
-    const std::ptrdiff_t half = tokens_of<T>(p) * kCodeStep;
+    const std::ptrdiff_t half = p.tokens * kCodeStep;
     const float* x = p.x + 2 * s * half;
 #pragma GCC unroll 2
     for (int part = 0; part < kParts; part += kTogether) {
