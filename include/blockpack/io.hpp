@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// Containers of named bytes: safetensors, sharded models, npy.
+/// Containers of named bytes: safetensors, sharded models, GGUF, npy.
 
 #include "blockpack/io/atomic_file.hpp"
 #include "blockpack/io/checked.hpp"

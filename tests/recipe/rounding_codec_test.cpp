@@ -3,6 +3,7 @@
 #include "blockpack/recipe/rounding_codec.hpp"
 
 #include <cmath>
+#include <limits>
 
 #include "blockpack/quant/ptq161.hpp"
 #include "blockpack/recipe/compressed_model.hpp"
@@ -232,13 +233,26 @@ TEST_CASE("a Hessian that no damping makes definite is an error that names the t
   CHECK(folder.count() == 1);
 }
 
+/// Every listed scheme that rounds weights one by one or in groups, without an algorithm.
+std::vector<std::string> rounding_schemes() {
+  std::vector<std::string> schemes;
+  for (const auto& [scheme, what] : Registry::standard().listed()) {
+    const bool sparse = scheme.find(':') != std::string::npos || scheme.find("bsr") == 0 ||
+                        scheme.find("bitmask") == 0 || scheme.find("armor") == 0;
+    if (!sparse && scheme.find('+') == std::string::npos && Registry::standard().codec(scheme)->reproducible())
+      schemes.push_back(scheme);
+  }
+  return schemes;
+}
+
 TEST_CASE("importance of another length, negative or not finite is refused by every codec", "[recipe]") {
   std::vector<float> values(4 * 64), weights(4 * 64, 1.0f);
   Random random(3);
   for (float& v : values) v = random.normal();
   const MatrixView<const float> w(values.data(), 4, 64);
-  for (const std::string scheme : {"int3-g32-search+importance", "ptq1.61+importance", "hadamard-b32-mxfp4-mse",
-                                   "hadamard-b32-ptq1.61", "q4_k", "q4_0", "iq4_nl"}) {
+  std::vector<std::string> schemes = rounding_schemes();
+  schemes.insert(schemes.end(), {"int3-g32-search+importance", "ptq1.61+importance", "hadamard-b32-mxfp4-mse"});
+  for (const std::string& scheme : schemes) {
     CAPTURE(scheme);
     const auto codec = Registry::standard().codec(scheme);
     const auto encode = [&](index_t rows, index_t cols, float one) {
@@ -254,6 +268,33 @@ TEST_CASE("importance of another length, negative or not finite is refused by ev
     CHECK_THROWS_AS(encode(1, 64, -0.5f), ValueError);
     CHECK_THROWS_AS(encode(1, 64, std::numeric_limits<float>::quiet_NaN()), ValueError);
     CHECK_THROWS_AS(encode(1, 64, std::numeric_limits<float>::infinity()), ValueError);
+  }
+}
+
+TEST_CASE("weights that are not finite are refused by every codec, by their place", "[recipe]") {
+  std::vector<float> values(4 * 64, 0.5f);
+  const MatrixView<const float> w(values.data(), 4, 64);
+  for (const std::string& scheme : rounding_schemes())
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      CAPTURE(scheme, bad);
+      values[2 * 64 + 7] = bad;
+      const auto codec = Registry::standard().codec(scheme);
+      CHECK(message_of<ValueError>([&] { encode_matrix(*codec, w, {}); }).find("row 2, column 7") != std::string::npos);
+    }
+}
+
+TEST_CASE("a ragged last group is fitted to the weights it has", "[recipe]") {
+  std::vector<float> values(2 * 70), decoded(2 * 70);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = (i % 70 < 64 ? 0.1f : 2.0f) * (i % 3 == 0 ? -1.0f : 1.0f);
+  const MatrixView<const float> w(values.data(), 2, 70);
+  const std::vector<index_t> rows = {0, 1};
+  for (const std::string& scheme : rounding_schemes()) {
+    const auto codec = Registry::standard().codec(scheme);
+    encode_matrix(*codec, w, {}).decode_rows(rows, MatrixView<float>(decoded.data(), 2, 70));
+    for (const std::size_t i : {64, 66, 69, 70 + 69}) {
+      CAPTURE(scheme, i, values[i], decoded[i]);
+      CHECK(std::fabs(decoded[i] - values[i]) < 0.7f);
+    }
   }
 }
 
