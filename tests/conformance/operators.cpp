@@ -829,6 +829,7 @@ const std::vector<Operator>& operators() {
       rows(GroupInt{.bits = 4, .group_size = 32, .grid = GroupGrid::asymmetric}),
       rows(GroupInt{.bits = 8, .group_size = 128}),
       rows(GroupInt{.bits = 3, .group_size = 0}),
+      rows(GroupInt{.bits = 2, .group_size = 32}),
       rows(Nvfp4{}),
       rows(Nf4{}),
       rows(Ternary{}),

@@ -62,14 +62,6 @@ TEST_CASE("scores are weighed and compared the same on every level", "[kernels][
       for (const std::size_t of : {2, 4, 8, 16})
         CHECK(k.weighed_groups.fn(bad.data(), nullptr, 1.0f, n / 64, 2, of, bits.data()) == (at < n / 64 * 64));
     }
-    if (n >= 64) {
-      std::vector<float> ends = w, signs = column;
-      ends[5] = ends[40] = std::numeric_limits<float>::infinity();
-      signs[5] = 1.0f;
-      signs[40] = -1.0f;
-      std::uint64_t word = 0;
-      CHECK(k.weighed_groups.fn(ends.data(), signs.data(), 1.0f, 1, 2, 4, &word));
-    }
     // Nothing is said of columns that are not there.
     std::vector<float> scores(n);
     CHECK(!k.weigh.fn(w.data(), nullptr, std::numeric_limits<float>::infinity(), n, scores.data()));
