@@ -251,7 +251,8 @@ TEST_CASE("importance of another length, negative or not finite is refused by ev
   for (float& v : values) v = random.normal();
   const MatrixView<const float> w(values.data(), 4, 64);
   std::vector<std::string> schemes = rounding_schemes();
-  schemes.insert(schemes.end(), {"int3-g32-search+importance", "ptq1.61+importance", "hadamard-b32-mxfp4-mse"});
+  schemes.insert(schemes.end(), {"int3-g32-search+importance", "ptq1.61+importance", "hadamard-b32-mxfp4-mse",
+                                 "hadamard-b32-ptq1.61"});
   for (const std::string& scheme : schemes) {
     CAPTURE(scheme);
     const auto codec = fitted(Registry::standard().codec(scheme), w);
