@@ -180,6 +180,7 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
     }
     for (std::size_t m = 0; m < members.size(); ++m) resolved[members[m]] = schemes[m][choice[m]];
   }
+  options.execution.report(1.0);
   Recipe result;
   result.name = recipe.name;
   for (std::size_t i = 0; i < tensors.size(); ++i)

@@ -3,9 +3,13 @@
 
 /// The scheme families of the library, by concept.
 
+#include <algorithm>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "blockpack/recipe/codec.hpp"
 #include "blockpack/recipe/registry.hpp"
 
 namespace blockpack::recipe_detail {
@@ -20,6 +24,29 @@ class Named : public Op {
  private:
   std::string scheme_;
 };
+
+/// Encodes w as Codec::encode is asked to, by `encode` of the same arguments: all at once, or, for a codec that encodes
+/// panels, panel by panel of some 256 KiB, in parallel, so that what `encode` makes of a panel stays in the caches.
+template <class Encode>
+void encode_by_panels(const Codec& codec, MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
+                      const EncodeOptions& options, const Encode& encode) {
+  if (!codec.encodes_panels()) return encode(w, first_row, dst, options);
+  const index_t rows = std::max<index_t>(1, 65536 / std::max<index_t>(1, w.cols()));
+  const std::vector<SectionSize> row_sizes = codec.sections({1, w.cols()});
+  const bool own_importance = options.importance.rows() == w.rows() && options.importance.data() != nullptr;
+  parallel_for_reported(options.execution, ceil_div(w.rows(), rows), [&](index_t panel) {
+    const index_t first = panel * rows, count = std::min(rows, w.rows() - first);
+    std::vector<std::byte*> at(dst.begin(), dst.end());
+    for (std::size_t s = 0; s < at.size(); ++s)
+      if (row_sizes[s].per_row) at[s] += first * row_sizes[s].bytes;
+    EncodeOptions inner = options;
+    if (own_importance) inner.importance = options.importance.rows_from(first, count);
+    inner.execution.threads = 1;
+    inner.execution.executor = nullptr;
+    inner.execution.progress = nullptr;
+    encode(w.rows_from(first, count), first_row + first, at, inner);
+  });
+}
 
 void add_dense_families(Registry& registry);       ///< f32, bf16, fp16
 void add_ggml_families(Registry& registry);        ///< the blocks of ggml

@@ -59,6 +59,24 @@ class HadamardCodec final : public Codec {
     if (bad.rows >= 0 && options.non_finite != NonFinite::saturate)
       throw ValueError(fmt::format("encode {}: w is not finite at row {}, column {}; only NonFinite::saturate is taken",
                                    scheme(), first_row + bad.rows, bad.cols));
+    detail::check_importance("encode " + scheme(), options.importance, w.shape());  // a mean would hide signs
+    encode_by_panels(*this, w, first_row, dst, options,
+                     [&](MatrixView<const float> panel, index_t row, std::span<std::byte* const> at,
+                         const EncodeOptions& how) { encode_rotated(panel, row, at, how); });
+  }
+  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
+    std::vector<Section> inner;
+    for (const Section& s : sections) {
+      if (!s.name.starts_with("outer."))
+        throw FormatError("open " + scheme() + ": section " + s.name + " does not start with outer.");
+      inner.push_back({s.name.substr(6), s.data});
+    }
+    return Rotated(values_->open(shape, inner, policy), BlockHadamard(shape.cols, block_));
+  }
+
+ private:
+  void encode_rotated(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
+                      const EncodeOptions& options) const {
     constexpr float kLargest = std::numeric_limits<float>::max();
     const BlockHadamard rotation(w.cols(), block_);
     auto memory = AlignedBuffer<float>::uninitialized(checked_mul(w.rows(), w.cols(), "hadamard"));
@@ -70,7 +88,6 @@ class HadamardCodec final : public Codec {
     });
     EncodeOptions inner = options;
     AlignedBuffer<float> importance;
-    detail::check_importance("encode " + scheme(), options.importance, w.shape());  // a mean would hide signs
     if (options.importance.data() != nullptr) {
       importance = average_importance(options.importance);
       inner.importance = {importance.data(), options.importance.rows(), w.cols()};
@@ -91,17 +108,6 @@ class HadamardCodec final : public Codec {
     }
     fitted(values_, rotated, inner)->encode(rotated, first_row, dst, inner);
   }
-  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
-    std::vector<Section> inner;
-    for (const Section& s : sections) {
-      if (!s.name.starts_with("outer."))
-        throw FormatError("open " + scheme() + ": section " + s.name + " does not start with outer.");
-      inner.push_back({s.name.substr(6), s.data});
-    }
-    return Rotated(values_->open(shape, inner, policy), BlockHadamard(shape.cols, block_));
-  }
-
- private:
   /// R H R.
   static GramMatrix rotated_gram(const GramMatrix& h, const BlockHadamard& rotation, index_t n) {
     if (h.in_features() != n)

@@ -138,8 +138,19 @@ class NmCodec final : public PrunedCodec {
   bool encodes_panels() const noexcept override { return pruning().by_rows() && !values().fits_tensor(); }
   void encode(MatrixView<const float> given, index_t first_row, std::span<std::byte* const> dst,
               const EncodeOptions& options) const override {
+    detail::check_importance("encode " + scheme(), options.importance, given.shape());
     const detail::RoundedWeights rounded = finite(given, first_row, options);
-    const MatrixView<const float> w = rounded.view();
+    encode_by_panels(*this, rounded.view(), first_row, dst, options,
+                     [&](MatrixView<const float> w, index_t row, std::span<std::byte* const> at,
+                         const EncodeOptions& how) { encode_pruned(w, row, at, how); });
+  }
+  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
+    return NmMatrix<AnyRowFormat>::from_sections(shape, format_, sections, policy);
+  }
+
+ private:
+  void encode_pruned(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
+                     const EncodeOptions& options) const {
     auto memory = AlignedBuffer<float>::uninitialized(checked_mul(w.rows(), w.cols(), "encode"));
     const MatrixView<float> q(memory.data(), w.rows(), w.cols());
     const NmLayout& n_m = format_.layout();
@@ -150,11 +161,7 @@ class NmCodec final : public PrunedCodec {
     plain.execution = options.execution;
     encode_rows(fitted(format_, q, plain), q, first_row, dst, plain);
   }
-  AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy) const override {
-    return NmMatrix<AnyRowFormat>::from_sections(shape, format_, sections, policy);
-  }
 
- private:
   NmFormat<AnyRowFormat> format_;
 };
 

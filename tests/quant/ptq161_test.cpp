@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -161,11 +162,18 @@ TEST_CASE("the fit of PTQ1.61 lowers the loss and never raises it", "[quant]") {
   const Ptq161Report more = ptq161_optimise(s.weights(), s.inputs(), both, options);
   REQUIRE(more.start_loss == report.loss);
   REQUIRE(more.loss <= more.start_loss);
-  Execution stop;
+  Execution how;
+  std::vector<double> told;
+  how.progress = [&](double fraction) { told.push_back(fraction); };
+  options.alternations = 2;
+  ptq161_optimise(s.weights(), s.inputs(), both, options, how);
+  REQUIRE(told.size() >= 62);
+  REQUIRE(told.back() == 1.0);
+  REQUIRE(std::is_sorted(told.begin(), told.end()));
   std::stop_source source;
-  stop.stop = source.get_token();
-  source.request_stop();
-  REQUIRE_THROWS_AS(ptq161_optimise(s.weights(), s.inputs(), both, options, stop), CancelledError);
+  how.stop = source.get_token();
+  how.progress = [&](double) { source.request_stop(); };
+  REQUIRE_THROWS_AS(ptq161_optimise(s.weights(), s.inputs(), both, options, how), CancelledError);
 }
 
 TEST_CASE("a PTQ1.61 matrix holds the layer to fp16 and counts every bit", "[quant][format]") {

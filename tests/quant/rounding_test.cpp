@@ -341,6 +341,7 @@ TEST_CASE("every algorithm tells its progress, which never falls and ends at 1, 
   check([&](const EncodeOptions& e) { round_gptq(format, wide.w(), wide.h, {}, {0}, e); }, 3);
   // More rows than coordinate descent takes at once.
   const SyntheticLayer tall({1100, 32}, 40, 0.5f, 4);
+  check([&](const EncodeOptions& e) { QuantizedMatrix<GroupInt>::encode(tall.w(), format, e); }, 2);
   check([&](const EncodeOptions& e) { round_gptq(format, tall.w(), tall.h, {}, {2}, e); }, 4);
   check([&](const EncodeOptions& e) { round_nearest(format, tall.w(), tall.h, {2}, e); }, 3);
   const SyntheticLayer small({6, 64}, 80, 0.5f, 4);

@@ -2,6 +2,8 @@
 // auto: targets: the exact choice of schemes within a budget, and recipes that hold a target.
 #include "blockpack/recipe/auto_plan.hpp"
 
+#include <algorithm>
+
 #include "blockpack/core/random.hpp"
 #include "blockpack/recipe/compressed_model.hpp"
 #include "recipe/model_support.hpp"
@@ -62,7 +64,12 @@ TEST_CASE("a target in a recipe becomes a scheme per tensor within its budget", 
   options.loss = [](std::string_view tensor, const AnyLinear& candidate) {
     return tensor == "layers.0.c.weight" ? 1.0 / static_cast<double>(candidate.storage_bytes()) : 0.0;
   };
+  std::vector<double> told;
+  options.execution.progress = [&](double fraction) { told.push_back(fraction); };
   const Recipe resolved = resolve_auto(folder / "in", recipe, options);
+  CHECK(told.size() > 2);
+  CHECK(told.back() == 1.0);
+  CHECK(std::is_sorted(told.begin(), told.end()));
   CHECK_FALSE(has_auto(resolved));
   CHECK(Recipe::parse(resolved.to_json()).to_json() == resolved.to_json());
   const CompressReport report = compress_model(folder / "in", resolved, folder / "out");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// The stored forms: the golden cases of 2:4, bitmaps and BSR, what stands for missing weights, and bad input.
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -225,6 +226,17 @@ TEST_CASE("block-sparse forms keep blocks of any shape, empty rows and whole mat
         CHECK(decoded(reopened) == w);
         CHECK(op.storage_bytes() == section_bytes(std::vector<Section>(op.sections())));
       }
+}
+
+TEST_CASE("a block-sparse encoder tells its progress", "[sparse]") {
+  const std::vector<float> w = random_normal(300 * 3, 2);
+  std::vector<double> told;
+  EncodeOptions options;
+  options.execution.progress = [&](double fraction) { told.push_back(fraction); };
+  BlockSparse<DenseFormat<float>>::encode(view(w, {300, 3}), {2, 3}, {}, options);
+  CHECK(told.size() == 3);  // 150 rows of blocks, 64 a stretch
+  CHECK(told.back() == 1.0);
+  CHECK(std::is_sorted(told.begin(), told.end()));
 }
 
 TEST_CASE("block-sparse input that does not fit is refused by name", "[sparse]") {

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "blockpack/core/config.hpp"
+#include "blockpack/core/convert.hpp"
 #include "blockpack/core/row_matrix.hpp"
 
 namespace blockpack::inline BLOCKPACK_ABI {
@@ -26,30 +27,50 @@ struct DenseFormat {
   bool can_store_nan() const noexcept { return true; }
   bool exact_in_bf16() const noexcept { return std::is_same_v<T, bf16>; }
 
-  /// Half to even. A finite weight beyond T's range is a ValueError under `reject` (the destination may be partly
-  /// written) and the largest finite value, as infinity is, under `saturate`.
+  /// ValueError for a weight that rounds to infinity.
+  void check_row(const EncodeRow& row) const {
+    for (std::size_t j = 0; j < row.weights.size(); ++j)
+      if (std::isinf(static_cast<float>(T(row.weights[j]))))
+        throw ValueError("encode_rows: w at row " + std::to_string(row.row) + ", column " + std::to_string(j) +
+                         " is beyond the range of " + scheme());
+  }
+  /// Half to even. What rounds to infinity is the largest finite value under `saturate`.
   void encode_row(const EncodeRow& row, std::span<std::byte* const> dst) const {
-    for (std::size_t j = 0; j < row.weights.size(); ++j) {
-      T value = T(row.weights[j]);
-      if (row.non_finite != NonFinite::propagate && std::isinf(static_cast<float>(value))) {
-        if (row.non_finite == NonFinite::reject)
-          throw ValueError("encode_rows: w at row " + std::to_string(row.row) + ", column " + std::to_string(j) +
-                           " is beyond the range of " + scheme());
-        value = largest(row.weights[j] < 0);
+    if (row.weights.empty()) return;
+    if constexpr (std::is_same_v<T, float>) {
+      std::memcpy(dst[0], row.weights.data(), row.weights.size_bytes());
+    } else {
+#if defined(BLOCKPACK_HEADERS_ONLY)
+      for (std::size_t j = 0; j < row.weights.size(); ++j) {
+        const T value(row.weights[j]);
+        std::memcpy(dst[0] + j * sizeof(T), &value, sizeof(T));
       }
+#else
+      detail::convert_from_f32(kKind, row.weights.data(), dst[0], row.weights.size(), active_isa());
+#endif
+    }
+    if (row.non_finite != NonFinite::saturate || !detail::has_large(row.weights)) return;
+    for (std::size_t j = 0; j < row.weights.size(); ++j) {
+      if (!std::isinf(static_cast<float>(T(row.weights[j])))) continue;
+      const T value = largest(row.weights[j] < 0);
       std::memcpy(dst[0] + j * sizeof(T), &value, sizeof(T));
     }
   }
   void decode_row(std::span<const std::byte* const> src, index_t /*cols*/, index_t col, std::span<float> dst) const {
+    if (dst.empty()) return;
     const std::byte* p = src[0] + col * static_cast<index_t>(sizeof(T));
     if constexpr (std::is_same_v<T, float>) {
-      if (!dst.empty()) std::memcpy(dst.data(), p, dst.size_bytes());
+      std::memcpy(dst.data(), p, dst.size_bytes());
     } else {
+#if defined(BLOCKPACK_HEADERS_ONLY)
       for (std::size_t j = 0; j < dst.size(); ++j) {
         T value;
         std::memcpy(&value, p + j * sizeof(T), sizeof(T));
         dst[j] = static_cast<float>(value);
       }
+#else
+      detail::convert_to_f32(kKind, p, dst.data(), dst.size(), active_isa());
+#endif
     }
   }
   void decode_row_bf16(std::span<const std::byte* const> src, index_t /*cols*/, index_t col, std::span<bf16> dst) const
@@ -60,6 +81,8 @@ struct DenseFormat {
   friend bool operator==(const DenseFormat&, const DenseFormat&) = default;
 
  private:
+  static constexpr detail::ScalarKind kKind =
+      std::is_same_v<T, bf16> ? detail::ScalarKind::bf16 : detail::ScalarKind::fp16;
   static T largest(bool negative) noexcept {
     if constexpr (std::is_same_v<T, float>) {
       return negative ? -std::numeric_limits<float>::max() : std::numeric_limits<float>::max();

@@ -4,6 +4,7 @@
 /// How a call runs: threads, SIMD level, the caller's own executor, progress and cancellation. The library owns no
 /// thread pool: the default executor is OpenMP where the compiler has it and the calling thread otherwise.
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <functional>
@@ -91,6 +92,18 @@ void parallel_for(const Execution& how, index_t n, const F& f) {
         how.threads, n, [](void* context, index_t i) { static_cast<Shared*>(context)->run(i); }, &shared);
   }
   if (shared.error) std::rethrow_exception(shared.error);
+}
+
+/// parallel_for, which tells `how.progress` the fraction done after every stretch of calls: 64 at least, so that many
+/// threads have work.
+template <class F>
+void parallel_for_reported(const Execution& how, index_t n, const F& f) {
+  const index_t stretch = how.progress ? std::max<index_t>(64, (n + 31) / 32) : n;
+  for (index_t begin = 0; begin < n; begin += stretch) {
+    const index_t count = std::min(stretch, n - begin);
+    parallel_for(how, count, [&](index_t i) { f(begin + i); });
+    how.report(static_cast<double>(begin + count) / static_cast<double>(n));
+  }
 }
 
 }  // namespace blockpack::inline BLOCKPACK_ABI

@@ -199,7 +199,7 @@ void encode_panel(const F& format, MatrixView<const float> w, index_t first_row,
     }
   }
 
-  parallel_for(options.execution, ceil_div(w.rows(), detail::kRowsPerTask), [&](index_t task) {
+  parallel_for_reported(options.execution, ceil_div(w.rows(), detail::kRowsPerTask), [&](index_t task) {
     std::vector<float> without_nan(clean ? 0 : static_cast<std::size_t>(w.cols()));
     std::vector<std::byte*> row_dst(dst.size());
     const index_t end = std::min(w.rows(), (task + 1) * detail::kRowsPerTask);
@@ -226,7 +226,8 @@ void encode_panel(const F& format, MatrixView<const float> w, index_t first_row,
 ///          and on weights that a format with a pattern cannot store; UnsupportedError for `propagate` where the format
 ///          cannot store NaN; ShapeError for another shape of importance, ValueError for one that is negative or not
 ///          finite.
-/// Cost:    reads w twice (once for the check); rows in parallel; the bytes do not depend on the threads.
+/// Cost:    reads w twice (once for the check); rows in parallel; the bytes do not depend on the threads. Progress is
+///          that of this panel.
 template <RowFormat F>
 void encode_rows(const F& format, MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
                  const EncodeOptions& options) {

@@ -31,7 +31,7 @@ namespace blockpack::inline BLOCKPACK_ABI {
 /// The top value can round up to 2^(w-1) and is then clipped: w = 4, max 1.9375 gives m = 8, stored 7, decoded 1.75.
 /// Everything is exact integer arithmetic on the bits of x, subnormals included. A block of zeros stores exponent 0 and
 /// codes 0. Under `saturate` infinity counts as just above the largest float and is stored as ±(2^(w-1) - 1).
-/// Importance has no use here: nothing is searched.
+/// With importance the shared exponent is searched (see fit).
 struct Bfp {
   int mantissa_bits = 4;                    ///< w, sign included: 2 to 24
   int block = 32;                           ///< weights per exponent: 16, 32, 64 or 128

@@ -43,16 +43,24 @@ void apply_rows(ActivationView x, ResultView y, const ApplyOptions& how, const R
   });
 }
 
-/// Unscaled Walsh-Hadamard transform in the natural order; the length is a power of two.
+inline constexpr std::size_t kMaxHadamard = 4096;
+
+/// Unscaled Walsh-Hadamard transform in the natural order; the length is a power of two up to kMaxHadamard. Every turn
+/// adds and subtracts neighbours and moves the bit of the place that told them apart to the top: all come back, and
+/// loops are long.
 template <class T>
 void walsh_hadamard(std::span<T> v) noexcept {
-  for (std::size_t half = 1; half < v.size(); half *= 2)
-    for (std::size_t begin = 0; begin < v.size(); begin += 2 * half)
-      for (std::size_t i = begin; i < begin + half; ++i) {
-        const T a = v[i], b = v[i + half];
-        v[i] = a + b;
-        v[i + half] = a - b;
-      }
+  T other[kMaxHadamard];
+  T* from = v.data();
+  T* to = other;
+  const std::size_t half = v.size() / 2;
+  for (std::size_t turns = v.size(); turns > 1; turns /= 2, std::swap(from, to))
+    for (std::size_t i = 0; i < half; ++i) {
+      const T a = from[2 * i], b = from[2 * i + 1];
+      to[i] = a + b;
+      to[i + half] = a - b;
+    }
+  if (from != v.data()) std::copy_n(from, v.size(), v.data());
 }
 
 }  // namespace detail
@@ -66,8 +74,9 @@ class BlockHadamard {
  public:
   /// Blocks of `block` features, a power of two from 2 to 4096 (ValueError).
   explicit BlockHadamard(index_t features = 0, index_t block = 32) : features_(features), block_(block) {
-    if (block < 2 || block > 4096 || (block & (block - 1)) != 0)
-      throw ValueError("BlockHadamard: block = " + std::to_string(block) + ", a power of two from 2 to 4096 needed");
+    if (block < 2 || block > index_t{detail::kMaxHadamard} || (block & (block - 1)) != 0)
+      throw ValueError("BlockHadamard: block = " + std::to_string(block) + ", a power of two from 2 to " +
+                       std::to_string(detail::kMaxHadamard) + " needed");
     if (features < 0) throw ShapeError("BlockHadamard: the number of features is negative");
   }
 

@@ -78,7 +78,7 @@ class BLOCKPACK_API Codec {
   /// Encodes the rows [first_row, first_row + w.rows()) of a matrix; for a codec that does not encode panels, w is the
   /// whole matrix and first_row is 0. dst has one pointer per section, to the first byte of the first of these rows, or
   /// of the section where it is not per row. Errors: those of blockpack::encode_rows; ValueError when something of
-  /// `needs()` is missing.
+  /// `needs()` is missing. A scheme of several steps tells the progress of each, one after the other.
   virtual void encode(MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
                       const EncodeOptions& options) const = 0;
 

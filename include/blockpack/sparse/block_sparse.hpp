@@ -383,7 +383,7 @@ class BlockSparse {
       for (AlignedBuffer<std::byte>& s : stored) dst.push_back(s.data());
       values.encode_tensor(dst);
     }
-    parallel_for(options.execution, blocks.rows, [&](index_t b) {
+    parallel_for_reported(options.execution, blocks.rows, [&](index_t b) {
       const Panel p = panel_of(b);
       std::vector<std::byte*> dst;
       for (std::size_t s = 0; s < sections; ++s)

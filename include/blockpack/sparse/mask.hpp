@@ -237,9 +237,16 @@ class Mask {
   void apply(MatrixView<T> w) const {
     if (w.shape() != shape_)
       throw ShapeError("Mask::apply: w is " + to_string(w.shape()) + ", the mask " + to_string(shape_));
-    for (index_t i = 0; i < rows(); ++i)
-      for (index_t j = 0; j < cols(); ++j)
-        if (!(*this)(i, j)) w(i, j) = T{0};
+    for (index_t i = 0; i < rows(); ++i) {
+      T* row = w.row_data(i);
+      index_t first = 0;
+      for (const std::uint64_t word : row_words(i)) {
+        std::uint64_t pruned = ~word;
+        if (cols() - first < kWordBits) pruned &= (std::uint64_t{1} << (cols() - first)) - 1;
+        for (; pruned != 0; pruned &= pruned - 1) row[first + std::countr_zero(pruned)] = T{0};
+        first += kWordBits;
+      }
+    }
   }
 
  private:

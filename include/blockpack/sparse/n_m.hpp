@@ -196,7 +196,9 @@ class NmFormat {
     Kept(const NmFormat& f, const EncodeRow& row, std::byte* indices) {
       const auto cols = static_cast<index_t>(row.weights.size());
       const NmLayout& n_m = f.layout_;
-      weights_.reserve(static_cast<std::size_t>(n_m.kept(cols)));
+      weights_.resize(static_cast<std::size_t>(n_m.kept(cols)));
+      if (!row.importance.empty()) importance_.resize(weights_.size());
+      std::size_t at = 0;
       if (indices != nullptr) std::memset(indices, 0, static_cast<std::size_t>(n_m.index_bytes(cols)));
       for (index_t g = 0; g < n_m.groups(cols); ++g) {
         const index_t size = n_m.size_of(g, cols), wanted = n_m.kept_of(g, cols);
@@ -214,11 +216,11 @@ class NmFormat {
             ++count;
           }
         std::uint64_t places = 0;
-        for (int i = 0; taken != 0; ++i, taken &= taken - 1) {
+        for (int shift = 0; taken != 0; shift += n_m.bits(), taken &= taken - 1, ++at) {
           const auto j = static_cast<index_t>(std::countr_zero(taken));
-          places |= static_cast<std::uint64_t>(j) << (i * n_m.bits());
-          weights_.push_back(group[j] == 0.0f ? 0.0f : group[j]);
-          if (!row.importance.empty()) importance_.push_back(row.importance[static_cast<std::size_t>(g * n_m.of + j)]);
+          places |= static_cast<std::uint64_t>(j) << shift;
+          weights_[at] = group[j] == 0.0f ? 0.0f : group[j];
+          if (!row.importance.empty()) importance_[at] = row.importance[static_cast<std::size_t>(g * n_m.of + j)];
         }
         if (indices != nullptr) n_m.write(indices, g, places);
       }

@@ -23,7 +23,9 @@ struct FactorFormat {
   std::function<AnyLinear(MatrixView<const float> w, const EncodeOptions& options, PackPolicy policy)> encoder;
   std::function<AnyLinear(MatrixShape shape, std::span<const Section> sections, PackPolicy policy)> opener;
 
-  AnyLinear encode(MatrixView<const float> w, const EncodeOptions& options, PackPolicy policy = {}) const {
+  /// Tells no progress: a factor is one of several.
+  AnyLinear encode(MatrixView<const float> w, EncodeOptions options, PackPolicy policy = {}) const {
+    options.execution.progress = nullptr;
     return encoder(w, options, policy);
   }
   AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy = {}) const {
