@@ -37,10 +37,10 @@ void round_block(const float* w, std::size_t count, float inverse_step, int bits
     if constexpr (R == Rounding::half_away) steps += v - rounded == 0.5f ? 1 : 0;
     if constexpr (R == Rounding::toward_zero) steps -= v < rounded ? 1 : 0;
     if constexpr (R == Rounding::down) {
-      steps -= v < rounded && sign == 0 ? 1 : 0;
-      steps += sign != 0 && (v > rounded || (steps == 0 && w_bits != 0)) ? 1 : 0;
+      const std::uint32_t over = v < rounded ? 1 : 0, under = v > rounded ? 1 : 0, lost = (steps == 0) & (w_bits != 0);
+      steps += ((under | lost) & sign) - (over & ~sign);
     }
-    steps += sign != 0 && magnitude >= lower_from ? 1 : 0;
+    steps += (magnitude >= lower_from ? 1u : 0u) & sign;
     codes[i] = ((steps ^ sign) - sign) & mask;
   }
 }

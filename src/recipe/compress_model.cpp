@@ -17,7 +17,7 @@ namespace {
 using namespace recipe_detail;
 
 constexpr index_t kUsefulBudget = index_t{32} << 20;  // larger panels were not faster
-constexpr index_t kMeasureBytes = index_t{1} << 18;   // of decoded rows, per thread
+constexpr index_t kMeasureBytes = index_t{1} << 16;   // of decoded rows, per thread: more is given back when freed
 constexpr std::size_t kCopyBytes = std::size_t{4} << 20;
 constexpr index_t kRowsPerTask = 16;
 

@@ -26,12 +26,13 @@ class Named : public Op {
 };
 
 /// Encodes w as Codec::encode is asked to, by `encode` of the same arguments: all at once, or, for a codec that encodes
-/// panels, panel by panel of some 256 KiB, in parallel, so that what `encode` makes of a panel stays in the caches.
+/// panels, panel by panel of some 64 KiB, in parallel, so that what `encode` makes of a panel stays in the caches, and
+/// its memory with the process.
 template <class Encode>
 void encode_by_panels(const Codec& codec, MatrixView<const float> w, index_t first_row, std::span<std::byte* const> dst,
                       const EncodeOptions& options, const Encode& encode) {
   if (!codec.encodes_panels()) return encode(w, first_row, dst, options);
-  const index_t rows = std::max<index_t>(1, 65536 / std::max<index_t>(1, w.cols()));
+  const index_t rows = std::max<index_t>(1, 16384 / std::max<index_t>(1, w.cols()));
   const std::vector<SectionSize> row_sizes = codec.sections({1, w.cols()});
   const bool own_importance = options.importance.rows() == w.rows() && options.importance.data() != nullptr;
   parallel_for_reported(options.execution, ceil_div(w.rows(), rows), [&](index_t panel) {
