@@ -75,7 +75,8 @@ class StructuredCodec final : public Codec {
   /// Float32 copies: the matrix in the working order, its error, and what the fit keeps of either.
   index_t working_bytes(MatrixShape shape) const override {
     const index_t side = std::max(shape.rows, shape.cols);
-    return checked_mul(checked_mul(side, shape.cols, "working_bytes"), 6 * index_t{sizeof(float)}, "working_bytes");
+    return checked_mul(checked_mul(side, shape.cols, "working_bytes"), Form::kMatrices * index_t{sizeof(float)},
+                       "working_bytes");
   }
   CalibrationNeeds needs() const noexcept override { return {fit_.whiten || fit_.refine, false}; }
   void encode(MatrixView<const float> given, index_t /*first_row*/, std::span<std::byte* const> dst,
@@ -116,6 +117,7 @@ struct NoTables {
 };
 
 struct BlockDiagonalForm : NoTables {
+  static constexpr index_t kMatrices = 6;  // of W's size, which a fit takes at most
   static std::string name(const Fit& fit) { return fmt::format("blockdiag-b{}", fit.blocks); }
   static std::vector<Part> parts(MatrixShape shape, const Fit& fit, const std::shared_ptr<const Codec>& values) {
     return {{"blocks", BlockDiagonal::stack_shape(shape, fit.blocks), values}};
@@ -140,6 +142,7 @@ index_t cut_blocks(index_t blocks, MatrixShape shape) {
 index_t cut_rank(index_t rank, index_t most) { return std::max<index_t>(1, std::min(rank, most)); }
 
 struct LowRankForm : NoTables {
+  static constexpr index_t kMatrices = 6;
   static std::string name(const Fit& fit) { return fmt::format("lowrank-r{}", fit.rank); }
   static index_t rank(MatrixShape shape, const Fit& fit) {
     return cut_rank(fit.rank, std::min(shape.rows, shape.cols));
@@ -169,6 +172,7 @@ struct LowRankForm : NoTables {
 };
 
 struct MonarchForm : NoTables {
+  static constexpr index_t kMatrices = 6;
   static std::string name(const Fit& fit) { return fmt::format("monarch-b{}-r{}", fit.blocks, fit.rank); }
   static Monarch::Parameters parameters(MatrixShape shape, const Fit& fit, const FactorFormat& factors) {
     const index_t b = cut_blocks(fit.blocks, shape);
@@ -202,6 +206,7 @@ struct MonarchForm : NoTables {
 };
 
 struct BlastForm : NoTables {
+  static constexpr index_t kMatrices = 9;
   static std::string name(const Fit& fit) { return fmt::format("blast-b{}-r{}", fit.blocks, fit.rank); }
   static Blast::Parameters parameters(MatrixShape shape, const Fit& fit, const FactorFormat& factors) {
     const index_t b = cut_blocks(fit.blocks, shape);
@@ -240,6 +245,7 @@ struct BlastForm : NoTables {
 /// As many ranks as `rank` for each row of tiles, given to the tiles where they save most; no dense tiles, so that the
 /// size of the stored form follows from the shape.
 struct BlockLowRankForm {
+  static constexpr index_t kMatrices = 6;
   static std::string name(const Fit& fit) { return fmt::format("blr-t{}-r{}", fit.blocks, fit.rank); }
   static MatrixShape grid(MatrixShape shape, const Fit& fit) {
     return {ceil_div(shape.rows, fit.blocks), ceil_div(shape.cols, fit.blocks)};

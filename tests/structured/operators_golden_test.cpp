@@ -193,6 +193,14 @@ TEST_CASE("operators count what they move and compute", "[structured]") {
       Blast::encode({o, i}, {left.data(), o, r}, {right.data(), b * r, i / b}, {coupling.data(), b * b, r}, {b, r, f});
   CHECK(s.flops(n) == 2 * n * r * (i + o + b * b));
   CHECK(s.bytes(n, Fusion::partial, 4) == layer_bytes(n, i, o, r * (i + o + b * b), 2 * b * n * r, false, 4));
+  const auto low_right = zeros(r, i);
+  const LowRank low = LowRank::encode({left.data(), o, r}, {low_right.data(), r, i}, f);
+  CHECK(low.flops(n) == 2 * n * r * (i + o));
+  CHECK(low.bytes(n, Fusion::none) == layer_bytes(n, i, o, r * (i + o), 2 * n * r, false, 2));
+  const auto blocks = zeros(o, i / b);
+  const BlockDiagonal d = BlockDiagonal::encode({o, i}, {blocks.data(), o, i / b}, {b, f});
+  CHECK(d.flops(n) == 2 * n * o * i / b);
+  CHECK(d.bytes(n) == layer_bytes(n, i, o, o * i / b, 0, false, 2));
 }
 
 }  // namespace

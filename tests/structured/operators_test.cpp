@@ -138,6 +138,9 @@ TEST_CASE("structured operators refuse what makes no sense and say why", "[struc
 
   const Factor left(8, 3, 1), right(2, 12, 2);
   CHECK(says(message_of<ShapeError>([&] { LowRank::encode(left.view(), right.view(), f32); }), "the ranks differ"));
+  const Factor no_left(8, 0, 1), no_right(0, 12, 2);
+  CHECK(says(message_of<ValueError>([&] { LowRank::encode(no_left.view(), no_right.view(), f32); }), "rank = 0"));
+  CHECK(LowRank::encode({nullptr, 0, 0}, no_right.view(), f32).out_features() == 0);
 
   const std::vector<std::int32_t> ranks = {1, -2, 1, 1};
   const Factor columns(3, 4, 1), rows(3, 6, 2), none(0, 6, 3);

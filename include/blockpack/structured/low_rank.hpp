@@ -27,7 +27,8 @@ class LowRank {
     FactorFormat factors;
   };
 
-  /// ShapeError unless left [out, rank] and right [rank, in] fit; those of the format. `policy` is that of both
+  /// ShapeError unless left [out, rank] and right [rank, in] fit, ValueError for rank 0 of a matrix that has weights;
+  /// those of the format. `policy` is that of both
   /// factors; memory is shared out between them (packed_bytes_needed), ShapeError when it is too small.
   static LowRank encode(MatrixView<const float> left, MatrixView<const float> right, const FactorFormat& factors,
                         const EncodeOptions& options = {}, PackPolicy policy = {}) {
@@ -113,6 +114,8 @@ class LowRank {
 
   LowRank(Parameters parameters, AnyLinear left, AnyLinear right, PackPolicy policy)
       : parameters_(std::move(parameters)), left_(std::move(left)), right_(std::move(right)) {
+    if (parameters_.rank < 1 && out_features() > 0 && in_features() > 0)
+      throw ValueError("LowRank: rank = " + std::to_string(parameters_.rank) + ", at least 1 needed");
     if (policy.kind != PackPolicy::Kind::into) return;
     if (policy.memory.size() < packed_bytes_needed())
       throw ShapeError("LowRank: memory for the packed form has " + std::to_string(policy.memory.size()) + " bytes, " +

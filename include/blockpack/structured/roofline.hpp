@@ -19,7 +19,7 @@ enum class Fusion : std::uint8_t {
   none,         ///< all: one kernel for each product, permutation and coupling
   permutation,  ///< permutations are part of the kernel before them
   partial,      ///< BLAST: the first product and the coupling are one kernel. Others: as `permutation`
-  full          ///< none: what blockpack computes
+  full          ///< none: block-diagonal, BLAST and Monarch in blocked order here; low rank keeps its values in cache
 };
 
 /// How often the values between the stages pass through memory: of low rank, tokens · rank of them, of Monarch, tokens
