@@ -127,6 +127,14 @@ TEST_CASE("SparseGPT gives the masks and weights of the reference, in float and 
       CHECK(static_cast<double>(close) >= 0.98 * static_cast<double>(chosen.size()));
       return;
     }
+    // The reference sums in float: where terms cancel, an entry is right to H_rel of what its columns could sum to.
+    const auto expected_h = array_of<float>(c, "outputs", "H");
+    const double h_rel = c.at("tolerance").at("H_rel"), samples = c.at("inputs").at("X").at("shape").at(0);
+    for (index_t i = 0; i < w.cols; ++i)
+      for (index_t j = 0; j < w.cols; ++j)
+        CHECK(std::fabs(2.0 / samples * h(i, j) - static_cast<double>(expected_h.view()(i, j))) <=
+              h_rel * 2.0 / samples * std::sqrt(h(i, i) * h(j, j)));
+
     const Mask mask = mask_of(c, "mask_keep");
     const SparseGptReport report = sparsegpt(w.view(), h, pattern, q, options, nullptr, kSerial);
     CHECK(report.mask == mask);
