@@ -153,20 +153,51 @@ TEST_CASE("iCBS takes the steps of the reference, with its cutoff and with the o
 
     const auto blocks = array_of<std::int64_t>(c, "outputs", "block_indices");
     const auto q = array_of<float>(c, "outputs", "Q_scaled"), after = array_of<float>(c, "outputs", "W_after");
+    const auto hessian = array_of<float>(c, "outputs", "hess_block"),
+               gradient = array_of<float>(c, "outputs", "grad_block");
     const std::vector<double> changes = array_of<double>(c, "outputs", "dL_model").values;
+    const std::vector<double> reported = array_of<double>(c, "outputs", "dL_reported").values;
+    const nlohmann::json& tolerance = c.at("tolerance");
+    const double q_rel = tolerance.at("Q_rel"), hess_rel = tolerance.at("hess_rel");
+    const double change_abs = tolerance.at("dL_model_abs");
+    // Element by element; the manifest has no tolerance for the gradient, that of the Hessian holds for it.
+    const auto compare = [](const std::vector<double>& ours, const std::vector<float>& all, index_t t, double rel) {
+      for (std::size_t k = 0; k < ours.size(); ++k) {
+        const auto e = static_cast<double>(all[static_cast<std::size_t>(t) * ours.size() + k]);
+        CHECK(std::fabs(ours[k] - e) <= rel * std::fabs(e));
+      }
+    };
     for (index_t t = 0; t < params.at("n_steps"); ++t) {
       CAPTURE(t);
-      const IcbsStep step = icbs.step(0, kSerial);
       const auto expected = blocks.view().row(t);
-      CHECK(step.block == std::vector<index_t>(expected.begin(), expected.end()));
-      const std::size_t first = static_cast<std::size_t>(t) * step.quadratic.q.size();
-      for (std::size_t k = 0; k < step.quadratic.q.size(); ++k) {
-        const auto e = static_cast<double>(q.values[first + k]);
-        CHECK(std::fabs(step.quadratic.q[k] - e) <= 2e-4 * std::max(1.0, std::fabs(e)));
+      const std::vector<index_t> block(expected.begin(), expected.end());
+      std::vector<double> before, dw, g(block.size()), h(block.size() * block.size());
+      for (const index_t k : block) {
+        before.push_back(static_cast<double>(classifier.w[static_cast<std::size_t>(k)]));
+        dw.push_back(before.back() - static_cast<double>(w.values[static_cast<std::size_t>(k)]));
       }
+      classifier.model().local(0, block, g, MatrixView<double>(h.data(), blocks.cols, blocks.cols));
+      compare(g, gradient.values, t, hess_rel);
+      compare(h, hessian.values, t, hess_rel);
+
+      const IcbsStep step = icbs.step(0, kSerial);
+      CHECK(step.block == block);
+      compare(step.quadratic.q, q.values, t, q_rel);
       const auto begin = after.values.begin() + t * static_cast<index_t>(w.values.size());
       CHECK(classifier.w == std::vector<float>(begin, begin + static_cast<index_t>(w.values.size())));
-      CHECK(std::fabs(step.change - changes[static_cast<std::size_t>(t)]) <= 1e-5);
+      CHECK(std::fabs(step.change - changes[static_cast<std::size_t>(t)]) <= change_abs);
+      // What the reference prints has 1/2 Σ H_ij dw_j² for 1/2 dwᵀH dw in its constant, and no ridge.
+      double printed = step.quadratic.constant;
+      for (std::size_t i = 0; i < block.size(); ++i) {
+        const auto now = static_cast<double>(classifier.w[static_cast<std::size_t>(block[i])]);
+        printed -= options.ridge * std::pow(now - before[i], 2);
+        for (std::size_t j = 0; j < block.size(); ++j) {
+          const std::size_t ij = i * block.size() + j;
+          printed += 0.5 * h[ij] * (dw[j] - dw[i]) * dw[j];
+          if (step.pruned[i] != 0 && step.pruned[j] != 0) printed += step.quadratic.unit * step.quadratic.q[ij];
+        }
+      }
+      CHECK(std::fabs(printed - reported[static_cast<std::size_t>(t)]) <= change_abs);
       if (!options.compat) CHECK(step.change <= 0.0);
     }
   }
