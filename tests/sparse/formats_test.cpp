@@ -39,6 +39,47 @@ std::vector<float> decoded(const Op& op) {
   return w;
 }
 
+/// Y = W X of a golden case: the columns of X are our tokens.
+template <class Op>
+std::vector<float> product(const Op& op, const std::vector<float>& x, Activations mode = Activations::automatic) {
+  const index_t in = op.in_features(), out = op.out_features(), tokens = static_cast<index_t>(x.size()) / in;
+  const auto transposed = [](const std::vector<float>& m, index_t rows, index_t cols) {
+    std::vector<float> t;
+    for (index_t j = 0; j < cols; ++j)
+      for (index_t i = 0; i < rows; ++i) t.push_back(m[static_cast<std::size_t>(i * cols + j)]);
+    return t;
+  };
+  std::vector<float> y(static_cast<std::size_t>(tokens * out));
+  ApplyOptions how;
+  how.activations = mode;
+  op.apply(view(transposed(x, in, tokens), {tokens, in}), MatrixView<float>(y.data(), tokens, out), how);
+  return transposed(y, tokens, out);
+}
+
+/// The same of integers up to 254 and int8 weights, in int8_token: one more column of -128 makes the scale of a row 1,
+/// its x of 127 that of a token, and X is the sum of two parts up to 127.
+std::vector<float> product_in_int8(const std::vector<float>& w, MatrixShape shape, MatrixShape block,
+                                   const std::vector<float>& x) {
+  std::vector<float> wide;
+  for (index_t i = 0; i < shape.rows; ++i) {
+    wide.insert(wide.end(), w.begin() + i * shape.cols, w.begin() + (i + 1) * shape.cols);
+    wide.push_back(-128.0f);
+  }
+  const auto op = BlockSparse<GroupInt>::encode(view(wide, {shape.rows, shape.cols + 1}), block,
+                                                GroupInt{.bits = 8, .group_size = 0});
+  std::vector<float> low = x, high = x;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    low[i] = std::min(x[i], 127.0f);
+    high[i] = x[i] - low[i];
+  }
+  for (std::vector<float>* part : {&low, &high})
+    part->resize(x.size() + x.size() / static_cast<std::size_t>(shape.cols), 127.0f);
+  std::vector<float> y = product(op, low, Activations::int8_token);
+  const std::vector<float> rest = product(op, high, Activations::int8_token);
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] += rest[i] + 2 * 127 * 128;
+  return y;
+}
+
 template <class T>
 std::vector<T> bytes_as(const Section& section) {
   std::vector<T> values(section.data.bytes.size() / sizeof(T));
@@ -101,7 +142,14 @@ TEST_CASE("block-sparse matrices have the structure and the products of the refe
       CHECK(grouped.indptr == array_of<std::int64_t>(c, "outputs", "group_indptr").values);
       CHECK(grouped.indices == array_of<std::int64_t>(c, "outputs", "indices").values);
       CHECK(grouped.data == floats(array_of<std::int8_t>(c, "outputs", "data")));
-      CHECK(decoded(BlockSparse<DenseFormat<float>>::from_bsr(from_grouped(grouped))) == floats(w));
+      const auto again = BlockSparse<DenseFormat<float>>::from_bsr(from_grouped(grouped));
+      CHECK(decoded(again) == floats(w));
+      // No sum reaches 2^24: whatever the order, floats are exact.
+      const std::vector<float> x = floats(array_of<std::uint8_t>(c, "inputs", "X_u8"));
+      const std::vector<float> y = floats(array_of<std::int32_t>(c, "outputs", "Y_s32"));
+      CHECK(product(again, x, Activations::f32) == y);
+      CHECK(product(again, x, Activations::bf16) == y);
+      CHECK(product_in_int8(floats(w), {w.rows, w.cols}, block, x) == y);
       return;
     }
     const auto w = array_of<float>(c, "inputs", "W"), x = array_of<float>(c, "inputs", "X");
@@ -112,18 +160,11 @@ TEST_CASE("block-sparse matrices have the structure and the products of the refe
     CHECK(bsr.data == array_of<float>(c, "outputs", "data").values);
     const auto again = BlockSparse<DenseFormat<float>>::from_bsr(bsr);
     CHECK(decoded(again) == w.values);
-    // W X = Y: the columns of X are our tokens.
-    std::vector<float> tokens(x.values.size()), y(static_cast<std::size_t>(x.cols * w.rows));
-    for (index_t k = 0; k < x.rows; ++k)
-      for (index_t t = 0; t < x.cols; ++t)
-        tokens[static_cast<std::size_t>(t * x.rows + k)] = x.values[static_cast<std::size_t>(k * x.cols + t)];
-    again.apply(view(tokens, {x.cols, x.rows}), MatrixView<float>(y.data(), x.cols, w.rows));
+    const std::vector<float> y = product(again, x.values);
     const auto expected = array_of<double>(c, "outputs", "Y_f64");
     const double tolerance = c.at("tolerance").at("Y_abs");
-    for (index_t t = 0; t < x.cols; ++t)
-      for (index_t r = 0; r < w.rows; ++r)
-        CHECK(std::fabs(static_cast<double>(y[static_cast<std::size_t>(t * w.rows + r)]) -
-                        expected.values[static_cast<std::size_t>(r * x.cols + t)]) <= tolerance);
+    for (std::size_t i = 0; i < y.size(); ++i)
+      CHECK(std::fabs(static_cast<double>(y[i]) - expected.values[i]) <= tolerance);
   });
   REQUIRE(golden_complete(count, 5));
 }
