@@ -273,6 +273,39 @@ TEST_CASE("block-sparse forms keep blocks of any shape, empty rows and whole mat
       }
 }
 
+TEST_CASE("grouped columns that do not fit are refused by name", "[sparse]") {
+  using Op = BlockSparse<DenseFormat<float>>;
+  // Rows 0-1: columns 0, 1, 3 and one that fills; rows 2-3: column 2 and one that fills.
+  const std::vector<float> w = {1, 2, 0, 3, 4, 5, 0, 6, 0, 0, 7, 0, 0, 0, 8, 0};
+  const GroupedBsr good = to_grouped(Op::encode(view(w, {4, 4}), {2, 1}).to_bsr(), 2);
+  CHECK(good.indptr == std::vector<std::int64_t>{0, 2, 3});
+  CHECK(good.indices == std::vector<std::int64_t>{0, 1, 3, 3, 2, 2});
+  CHECK(good.data == std::vector<float>{1, 2, 4, 5, 3, 0, 6, 0, 7, 0, 8, 0});
+  CHECK(decoded(Op::from_bsr(from_grouped(good))) == w);
+  const auto refuse = [&](const char* text, const auto& spoil) {
+    GroupedBsr bad = good;
+    spoil(bad);
+    CHECK_THROWS_WITH(Op::from_bsr(from_grouped(bad)), Contains(text));
+  };
+  const char* sizes = "from_grouped: indptr, indices and data of";
+  refuse(sizes, [](GroupedBsr& g) { g.group = 0; });
+  refuse(sizes, [](GroupedBsr& g) { g.block_rows = 0; });
+  refuse(sizes, [](GroupedBsr& g) { g.indptr.clear(); });
+  refuse(sizes, [](GroupedBsr& g) { g.indptr.front() = 1; });
+  refuse(sizes, [](GroupedBsr& g) { g.indptr.back() = 4; });
+  refuse(sizes, [](GroupedBsr& g) { g.indptr[1] = 4; });
+  refuse(sizes, [](GroupedBsr& g) { g.indices.pop_back(); });
+  refuse(sizes, [](GroupedBsr& g) { g.data.pop_back(); });
+  refuse("indptr needs 3 entries", [](GroupedBsr& g) { g.indptr.insert(g.indptr.begin(), 0); });
+  refuse("from_grouped: indices[1] = 4 is not in [0, 4)", [](GroupedBsr& g) { g.indices[1] = 4; });
+  refuse("from_grouped: indices[0] = -1 is not in [0, 4)", [](GroupedBsr& g) { g.indices[0] = -1; });
+  refuse("from_grouped: indices[1] repeats column 0", [](GroupedBsr& g) { g.indices[1] = 0; });
+  refuse("from_grouped: indices[3] repeats column 3", [](GroupedBsr& g) { g.data[7] = 9; });
+  refuse("do not rise", [](GroupedBsr& g) { g.indices[2] = g.indices[3] = 0; });
+  CHECK_THROWS_AS(from_grouped(GroupedBsr{{4, 4}, 2, 2, {0, 1, 1}, {1, 1}, {0, 1, 0, 0}}), ValueError);
+  CHECK_THROWS_AS(from_grouped(GroupedBsr{{4, 4}, 2, 2, {0, 1, 1}, {1}, {0, 1, 0, 0}}), ShapeError);
+}
+
 TEST_CASE("a block-sparse encoder tells its progress", "[sparse]") {
   const std::vector<float> w = random_normal(300 * 3, 2);
   std::vector<double> told;

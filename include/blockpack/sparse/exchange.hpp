@@ -151,7 +151,8 @@ inline GroupedBsr to_grouped(const Bsr& bsr, index_t group) {
   }
   return grouped;
 }
-/// And back; the filling of last groups is dropped. ShapeError for sizes that disagree; from_bsr checks the rest.
+/// And back; the filling of last groups is dropped. ShapeError for sizes that disagree, ValueError for a column out of
+/// range and one that is repeated with data other than 0; from_bsr checks the rest.
 inline Bsr from_grouped(const GroupedBsr& grouped) {
   const auto groups = static_cast<index_t>(grouped.indices.size()) / std::max<index_t>(1, grouped.group);
   if (grouped.group < 1 || grouped.block_rows < 1 || grouped.indptr.empty() || grouped.indptr.front() != 0 ||
@@ -168,11 +169,17 @@ inline Bsr from_grouped(const GroupedBsr& grouped) {
       if (col < 0 || col >= grouped.shape.cols)
         throw ValueError("from_grouped: indices[" + std::to_string(i) + "] = " + std::to_string(col) +
                          " is not in [0, " + std::to_string(grouped.shape.cols) + ")");
-      if (i > first && col == grouped.indices[static_cast<std::size_t>(i) - 1]) continue;
-      bsr.indices.push_back(static_cast<std::int32_t>(col));
-      for (index_t r = 0; r < grouped.block_rows; ++r)
-        bsr.data.push_back(grouped.data[static_cast<std::size_t>(
-            (i / grouped.group * grouped.block_rows + r) * grouped.group + i % grouped.group)]);
+      const bool filling = i > first && col == grouped.indices[static_cast<std::size_t>(i) - 1];
+      if (!filling) bsr.indices.push_back(static_cast<std::int32_t>(col));
+      for (index_t r = 0; r < grouped.block_rows; ++r) {
+        const float v = grouped.data[static_cast<std::size_t>(
+            (i / grouped.group * grouped.block_rows + r) * grouped.group + i % grouped.group)];
+        if (!filling)
+          bsr.data.push_back(v);
+        else if (v != 0.0f)
+          throw ValueError("from_grouped: indices[" + std::to_string(i) + "] repeats column " + std::to_string(col) +
+                           " with data that is not 0");
+      }
     }
     bsr.indptr.push_back(static_cast<std::int32_t>(bsr.indices.size()));
   }
