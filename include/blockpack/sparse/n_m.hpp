@@ -6,7 +6,7 @@
 ///
 ///     const auto w24 = NmMatrix<DenseFormat<bf16>>::encode(w);  // w has at most two weights of four neighbours
 ///
-/// Bits per weight: N / M of those of the values, and N · ceil(log2 M) / M for the places (1 for 2:4 and 1.5 for 4:8).
+/// Bits per weight: N / M of those of the values, and those of the places: 1 for 2:4, 1.6 for 4:8 (5 groups a word).
 /// 2:4 and 1:4 have a packed form (WeightLayout::two_four, and packed codes for 2:4 of 4 bits), others are decoded row
 /// by row. docs/formats/sparse.md has
 /// the bytes. Source: the semi-structured conversion of PyTorch and Sparse-Marlin for 2:4
