@@ -273,6 +273,51 @@ TEST_CASE("block-sparse forms keep blocks of any shape, empty rows and whole mat
       }
 }
 
+TEST_CASE("blocks go to compressed columns and back", "[sparse]") {
+  using Op = BlockSparse<DenseFormat<float>>;
+  // Blocks of 2x1: rows 0-1 hold columns 0 and 2, rows 2-3 column 0.
+  const std::vector<float> small = {1, 0, 2, 3, 0, 4, 5, 0, 0, 6, 0, 0};
+  const Bsc bsc = to_bsc(Op::encode(view(small, {4, 3}), {2, 1}).to_bsr());
+  CHECK(bsc.indptr == std::vector<std::int32_t>{0, 2, 2, 3});
+  CHECK(bsc.indices == std::vector<std::int32_t>{0, 1, 0});
+  CHECK(bsc.data == std::vector<float>{1, 3, 5, 6, 2, 4});
+
+  for (const MatrixShape shape : {MatrixShape{0, 0}, {0, 8}, {8, 0}, {1, 1}, {33, 70}})
+    for (const MatrixShape block : {MatrixShape{1, 1}, {4, 1}, {16, 32}, {5, 7}}) {
+      CAPTURE(shape.rows, shape.cols, block.rows, block.cols);
+      std::vector<float> w = random_normal(shape.rows * shape.cols, 5);
+      if (block.rows <= shape.rows && block.cols <= shape.cols)
+        prune_mask(view(w, shape), magnitude(), MaskPattern::blocks(block, 0.3))
+            .apply(MatrixView<float>(w.data(), shape.rows, shape.cols));
+      const Bsr bsr = Op::encode(view(w, shape), block).to_bsr();
+      const Bsr back = from_bsc(to_bsc(bsr));
+      CHECK(back.shape == bsr.shape);
+      CHECK(back.block == bsr.block);
+      CHECK(back.indptr == bsr.indptr);
+      CHECK(back.indices == bsr.indices);
+      CHECK(back.data == bsr.data);
+    }
+
+  const auto refuse = [&](const char* text, const auto& spoil) {
+    Bsc bad = bsc;
+    spoil(bad);
+    CHECK_THROWS_WITH(from_bsc(bad), Contains("from_bsc: ") && Contains(text));
+  };
+  refuse("indptr needs 4 entries from 0 to 3", [](Bsc& b) { b.indptr.pop_back(); });
+  refuse("indptr needs", [](Bsc& b) { b.indptr.front() = 1; });
+  refuse("indptr falls at block column 1", [](Bsc& b) { b.indptr[2] = 1; });
+  refuse("is not in [0, 2)", [](Bsc& b) { b.indices[1] = 2; });
+  refuse("is not in [0, 2)", [](Bsc& b) { b.indices[1] = -1; });
+  refuse("do not rise in block column 0", [](Bsc& b) { b.indices[1] = 0; });
+  refuse("data has", [](Bsc& b) { b.data.pop_back(); });
+  refuse("do not divide", [](Bsc& b) { b.block = {3, 1}; });
+  refuse("at least 1x1", [](Bsc& b) { b.block = {0, 1}; });
+  refuse("negative", [](Bsc& b) { b.shape = {-4, 3}; });
+  Bsr bad = from_bsc(bsc);
+  bad.indices[0] = 3;
+  CHECK_THROWS_WITH(to_bsc(bad), Contains("to_bsc: ") && Contains("is not in [0, 3)"));
+}
+
 TEST_CASE("grouped columns that do not fit are refused by name", "[sparse]") {
   using Op = BlockSparse<DenseFormat<float>>;
   // Rows 0-1: columns 0, 1, 3 and one that fills; rows 2-3: column 2 and one that fills.

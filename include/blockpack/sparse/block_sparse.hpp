@@ -47,6 +47,43 @@ struct Bsr {
   std::vector<float> data;
 };
 
+namespace detail {
+/// Of a Bsr, or with `columns` of a Bsc: ShapeError for sizes that disagree, ValueError for what indptr and indices
+/// say.
+template <class Blocks>
+void check_compressed(const std::string& function, const Blocks& b, bool columns) {
+  if (b.block.rows < 1 || b.block.cols < 1)
+    throw ShapeError(function + ": blocks of " + to_string(b.block) + ", at least 1x1 needed");
+  if (b.shape.rows < 0 || b.shape.cols < 0) throw ShapeError(function + ": the shape is negative");
+  if (b.shape.rows % b.block.rows != 0 || b.shape.cols % b.block.cols != 0)
+    throw ShapeError(function + ": blocks of " + to_string(b.block) + " do not divide " + to_string(b.shape));
+  index_t lines = b.shape.rows / b.block.rows, across = b.shape.cols / b.block.cols;
+  if (columns) std::swap(lines, across);
+  if (static_cast<index_t>(b.indptr.size()) != lines + 1 || b.indptr.front() != 0 ||
+      b.indptr.back() != static_cast<std::int64_t>(b.indices.size()))
+    throw ValueError(function + ": indptr needs " + std::to_string(lines + 1) + " entries from 0 to " +
+                     std::to_string(b.indices.size()));
+  if (static_cast<index_t>(b.data.size()) != checked_mul(static_cast<index_t>(b.indices.size()),
+                                                         checked_mul(b.block.rows, b.block.cols, function.c_str()),
+                                                         function.c_str()))
+    throw ShapeError(function + ": data has " + std::to_string(b.data.size()) + " values, " +
+                     std::to_string(b.indices.size()) + " blocks of " + to_string(b.block) + " need others");
+  const std::string kind = columns ? "block column " : "block row ";
+  for (std::size_t line = 0; line + 1 < b.indptr.size(); ++line) {
+    if (b.indptr[line + 1] < b.indptr[line] || b.indptr[line + 1] > b.indptr.back())
+      throw ValueError(function + ": indptr falls at " + kind + std::to_string(line));
+    for (std::int32_t i = b.indptr[line]; i < b.indptr[line + 1]; ++i) {
+      const std::int32_t at = b.indices[static_cast<std::size_t>(i)];
+      if (at < 0 || at >= across)
+        throw ValueError(function + ": indices[" + std::to_string(i) + "] = " + std::to_string(at) + " is not in [0, " +
+                         std::to_string(across) + ")");
+      if (i > b.indptr[line] && at <= b.indices[static_cast<std::size_t>(i) - 1])
+        throw ValueError(function + ": indices do not rise in " + kind + std::to_string(line));
+    }
+  }
+}
+}  // namespace detail
+
 template <RowFormat V>
 class BlockSparse {
  public:
@@ -117,36 +154,18 @@ class BlockSparse {
   ///         does not begin with 0 or falls, a block column out of range, and block columns that do not rise in a row.
   static BlockSparse from_bsr(const Bsr& bsr, const V& values = V{}, const EncodeOptions& options = {},
                               PackPolicy policy = {}) {
+    detail::check_compressed("from_bsr", bsr, false);
+    detail::check_importance("from_bsr", options.importance, bsr.shape);
     const MatrixShape block = bsr.block;
     const MatrixShape blocks = blocks_of(bsr.shape, block);
-    if (bsr.shape.rows % block.rows != 0 || bsr.shape.cols % block.cols != 0)
-      throw ShapeError("from_bsr: blocks of " + to_string(block) + " do not divide " + to_string(bsr.shape));
-    if (static_cast<index_t>(bsr.indptr.size()) != blocks.rows + 1 || bsr.indptr.front() != 0 ||
-        bsr.indptr.back() != static_cast<std::int64_t>(bsr.indices.size()))
-      throw ValueError("from_bsr: indptr needs " + std::to_string(blocks.rows + 1) + " entries from 0 to " +
-                       std::to_string(bsr.indices.size()));
-    if (static_cast<index_t>(bsr.data.size()) != checked_mul(static_cast<index_t>(bsr.indices.size()),
-                                                             checked_mul(block.rows, block.cols, "from_bsr"),
-                                                             "from_bsr"))
-      throw ShapeError("from_bsr: data has " + std::to_string(bsr.data.size()) + " values, " +
-                       std::to_string(bsr.indices.size()) + " blocks of " + to_string(block) + " need others");
-    detail::check_importance("from_bsr", options.importance, bsr.shape);
     const index_t row_bytes = ceil_div(blocks.cols, 8);
     AlignedBuffer<std::byte> bits(checked_mul(blocks.rows, row_bytes, "from_bsr"));
-    for (index_t b = 0; b < blocks.rows; ++b) {
-      const auto at = static_cast<std::size_t>(b);
-      if (bsr.indptr[at + 1] < bsr.indptr[at] || bsr.indptr[at + 1] > bsr.indptr.back())
-        throw ValueError("from_bsr: indptr falls at block row " + std::to_string(b));
-      for (std::int32_t i = bsr.indptr[at]; i < bsr.indptr[at + 1]; ++i) {
+    for (index_t b = 0; b < blocks.rows; ++b)
+      for (std::int32_t i = bsr.indptr[static_cast<std::size_t>(b)]; i < bsr.indptr[static_cast<std::size_t>(b) + 1];
+           ++i) {
         const std::int32_t j = bsr.indices[static_cast<std::size_t>(i)];
-        if (j < 0 || j >= blocks.cols)
-          throw ValueError("from_bsr: indices[" + std::to_string(i) + "] = " + std::to_string(j) + " is not in [0, " +
-                           std::to_string(blocks.cols) + ")");
-        if (i > bsr.indptr[at] && j <= bsr.indices[static_cast<std::size_t>(i) - 1])
-          throw ValueError("from_bsr: indices do not rise in block row " + std::to_string(b));
         bits.data()[b * row_bytes + j / 8] |= std::byte{1} << (j % 8);
       }
-    }
     // Values of a row are asked for in order: the block is the one of the value's place among the kept ones.
     return build(
         bsr.shape, {block, values}, SharedBytes(std::move(bits)), options, policy, [&](index_t row, index_t j) {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// Layouts of other libraries, to export to and import from: the 2:4 metadata of GPUs, the bitmaps of SparAMX, and the
-/// grouped columns of Intel's sparse accelerator. (BSR itself: sparse/block_sparse.hpp; the natural order of 2:4
-/// metadata is that of NmFormat's `indices`.) Nothing here computes.
+/// Layouts of other libraries, to export to and import from: the 2:4 metadata of GPUs, the bitmaps of SparAMX, blocks
+/// in compressed columns, and the grouped columns of Intel's sparse accelerator. (BSR itself: sparse/block_sparse.hpp;
+/// the natural order of 2:4 metadata is that of NmFormat's `indices`.) Nothing here computes.
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -109,6 +110,47 @@ inline SparAmxBitmap to_sparamx(MatrixView<const float> w, SparAmxOrder order, i
   return map;
 }
 
+/// Blocks in compressed columns: those of block column b are [indptr[b], indptr[b + 1]), each with its block row in
+/// `indices`; the rest as Bsr.
+struct Bsc {
+  MatrixShape shape;
+  MatrixShape block{1, 1};
+  std::vector<std::int32_t> indptr;
+  std::vector<std::int32_t> indices;
+  std::vector<float> data;
+};
+
+namespace detail {
+/// The same blocks in the other order; `across` is the number of lines of `To`.
+template <class To, class From>
+To recompress(const From& from, index_t across) {
+  To to{from.shape, from.block, std::vector<std::int32_t>(static_cast<std::size_t>(across) + 1), from.indices,
+        from.data};
+  for (const std::int32_t line : from.indices) ++to.indptr[static_cast<std::size_t>(line) + 1];
+  std::partial_sum(to.indptr.begin(), to.indptr.end(), to.indptr.begin());
+  std::vector<std::int32_t> next = to.indptr;
+  const index_t size = from.block.rows * from.block.cols;
+  for (std::size_t line = 0; line + 1 < from.indptr.size(); ++line)
+    for (index_t i = from.indptr[line]; i < from.indptr[line + 1]; ++i) {
+      const index_t at = next[static_cast<std::size_t>(from.indices[static_cast<std::size_t>(i)])]++;
+      to.indices[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(line);
+      std::copy_n(from.data.begin() + i * size, size, to.data.begin() + at * size);
+    }
+  return to;
+}
+}  // namespace detail
+
+/// Errors of BlockSparse::from_bsr.
+inline Bsc to_bsc(const Bsr& bsr) {
+  detail::check_compressed("to_bsc", bsr, false);
+  return detail::recompress<Bsc>(bsr, bsr.shape.cols / bsr.block.cols);
+}
+/// And back; the same errors, of columns.
+inline Bsr from_bsc(const Bsc& bsc) {
+  detail::check_compressed("from_bsc", bsc, true);
+  return detail::recompress<Bsr>(bsc, bsc.shape.rows / bsc.block.rows);
+}
+
 /// Blocks of one column, some of which stand side by side: group g of block row b, indptr[b] <= g < indptr[b + 1], is
 /// [block rows][group] values, its columns in `indices`; a last group is filled with zeros at the last column.
 struct GroupedBsr {
@@ -121,18 +163,14 @@ struct GroupedBsr {
 };
 
 /// Blocks of one column (ShapeError for others) in groups: 4x1 in fours for VNNI, 16x1 in groups of 32 (bf16) or 64
-/// (int8) for AMX. ValueError for a group below 1. Source: intel/intel-extension-for-transformers (arXiv:2306.16601).
+/// (int8) for AMX. ValueError for a group below 1; errors of from_bsr. Source: intel/intel-extension-for-transformers
+/// (arXiv:2306.16601).
 inline GroupedBsr to_grouped(const Bsr& bsr, index_t group) {
   if (bsr.block.cols != 1)
     throw ShapeError("to_grouped: blocks of " + to_string(bsr.block) + ", blocks of one column needed");
   if (group < 1) throw ValueError("to_grouped: group = " + std::to_string(group) + ", at least 1 needed");
   const index_t rows = bsr.block.rows;
-  if (rows < 1 || bsr.indptr.empty() || bsr.indptr.front() != 0 ||
-      !std::is_sorted(bsr.indptr.begin(), bsr.indptr.end()) ||
-      bsr.indptr.back() != static_cast<std::int64_t>(bsr.indices.size()) ||
-      static_cast<index_t>(bsr.data.size()) != checked_mul(bsr.indptr.back(), rows, "to_grouped"))
-    throw ShapeError("to_grouped: indptr, indices and data of " + std::to_string(bsr.indices.size()) +
-                     " blocks disagree");
+  detail::check_compressed("to_grouped", bsr, false);
   GroupedBsr grouped{bsr.shape, rows, group, {0}, {}, {}};
   for (std::size_t b = 0; b + 1 < bsr.indptr.size(); ++b) {
     for (index_t first = bsr.indptr[b]; first < bsr.indptr[b + 1]; first += group) {
