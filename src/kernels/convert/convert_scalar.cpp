@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The scalar types themselves, one element at a time: the meaning of the family.
+/// The scalar types themselves, one element at a time and at any address: the meaning of the family.
+
+#include <cstddef>
+#include <cstring>
 
 #include "blockpack/core/convert.hpp"
 #include "kernels/convert/convert_kernels.hpp"
@@ -9,12 +12,21 @@ namespace {
 
 template <class T>
 void from_f32(const float* src, void* dst, std::size_t n) noexcept {
-  detail::convert_loop(src, static_cast<T*>(dst), n);
+  auto* bytes = static_cast<std::byte*>(dst);
+  for (std::size_t i = 0; i < n; ++i) {
+    const T value(src[i]);
+    std::memcpy(bytes + i * sizeof(T), &value, sizeof(T));
+  }
 }
 
 template <class T>
 void to_f32(const void* src, float* dst, std::size_t n) noexcept {
-  detail::convert_loop(static_cast<const T*>(src), dst, n);
+  const auto* bytes = static_cast<const std::byte*>(src);
+  for (std::size_t i = 0; i < n; ++i) {
+    T value;
+    std::memcpy(&value, bytes + i * sizeof(T), sizeof(T));
+    dst[i] = static_cast<float>(value);
+  }
 }
 
 template <class T>
