@@ -271,9 +271,7 @@ int families(const FamiliesArguments& arguments, const Execution& how) {
     if (matrices.empty())
       throw ValueError(fmt::format("'{}' has no matrix with sides of at least {}", path.string(), kSmallestSide));
     std::vector<Measured> measured(matrices.size());
-    Execution one = how;
-    one.threads = 1;
-    one.progress = nullptr;
+    const Execution one = how.serial();
     parallel_for(how, static_cast<index_t>(matrices.size()), [&](index_t m) {
       const StoredMatrix& matrix = *matrices[static_cast<std::size_t>(m)];
       const auto gram = statistics ? statistics->find(matrix.name()).gram : nullptr;

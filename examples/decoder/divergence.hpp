@@ -15,8 +15,7 @@ class Divergence {
  public:
   Divergence(const ByteDecoder& original, const CalibrationText& text, index_t windows, const blockpack::Execution& how)
       : original_(original), window_(original.config().max_positions) {
-    how_.execution = how;
-    how_.execution.progress = nullptr;
+    how_.execution = how.quiet();
     how_.activations = blockpack::Activations::f32;
     for (index_t w = 0; w < std::min(windows, text.windows()); ++w)
       bytes_.insert(bytes_.end(), text.input(w).begin(), text.input(w).end());

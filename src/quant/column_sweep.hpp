@@ -39,9 +39,7 @@ struct ColumnSweep {
   void run(MatrixView<T> panel, index_t first, index_t bottom, index_t top, const Execution& here) const {
     const index_t width = top - bottom;
     if (width <= row_columns && panel.rows() > kCacheRows) {
-      Execution serial = here;
-      serial.threads = 1;
-      serial.executor = nullptr;
+      const Execution serial = here.serial();
       parallel_for(here, ceil_div(panel.rows(), kCacheRows), [&](index_t task) {
         const index_t row = task * kCacheRows, count = std::min(kCacheRows, panel.rows() - row);
         run(panel.rows_from(row, count), first + row, bottom, top, serial);

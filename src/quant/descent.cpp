@@ -19,7 +19,7 @@ template <class Body>
 void for_gradients(MatrixView<const float> w, MatrixView<const float> q, const quant::HessianProduct& h,
                    const Execution& how, const Body& body) {
   const index_t rows = std::min(kRows, w.rows()), n = w.cols();
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   auto memory = AlignedBuffer<float>::uninitialized(2 * rows * n);
   for (index_t first = 0; first < w.rows(); first += kRows) {
     const index_t count = std::min(kRows, w.rows() - first);
@@ -76,7 +76,7 @@ index_t descend(MatrixView<const float> w, const GramMatrix& h, const WeightGrid
   const index_t n = w.cols(), size = grids.group_size();
   std::atomic<index_t> moves{0};
   for_gradients(w, q, product, how, [&](index_t first, MatrixView<float> d, MatrixView<float> g) {
-    parallel_for(quant::step_execution(how), d.rows(), [&](index_t r) {
+    parallel_for(how.quiet(), d.rows(), [&](index_t r) {
       const index_t row = first + r;
       float* gradient = g.row_data(r);  // half of it: (q - w) H
       for (int sweep = 0; sweep < options.sweeps; ++sweep) {

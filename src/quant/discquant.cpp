@@ -113,7 +113,7 @@ void DiscQuant::round(std::size_t layer, MatrixView<float> q) const {
 
 LayerGradients layer_gradients(MatrixView<const float> w, const GramMatrix& h, const Execution& how) {
   quant::check_layer("layer_gradients", w, w.shape(), h);
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   const auto product = std::make_shared<const quant::HessianProduct>(h, step);
   auto difference = std::make_shared<AlignedBuffer<float>>(checked_mul(w.rows(), w.cols(), "layer_gradients"));
   const MatrixView<float> d(difference->data(), w.rows(), w.cols());
@@ -146,7 +146,7 @@ LayerGradients layer_gradients(MatrixView<const float> w, const GramMatrix& h, c
 void discquant(MatrixView<const float> w, const GramMatrix& h, WeightGrids& grids, MatrixView<float> q,
                const DiscQuantOptions& options, const Execution& how) {
   quant::check_layer("discquant", w, q.shape(), h);
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   const DiscQuant::Layer layer{w, &grids};
   DiscQuant run(std::span(&layer, 1), options, step);
   const LayerGradients gradients = layer_gradients(w, h, step);

@@ -85,7 +85,7 @@ void flexround(MatrixView<const float> w, const GramMatrix& h, WeightGrids& grid
   quant::check_layer("flexround", w, q.shape(), h);
   if (options.iterations < 1 || !(options.learning_rate > 0.0))
     throw ValueError("flexround: iterations and learning_rate must be positive");
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   nearest(w, grids, q, step);
   if (w.empty()) return;
   const quant::HessianProduct product(h, step);

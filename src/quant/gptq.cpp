@@ -32,7 +32,7 @@ GptqReport gptq(MatrixView<const float> w, const GramMatrix& h, WeightGrids& gri
     throw ShapeError("gptq: grids are " + to_string(grids.shape()) + ", w is " + to_string(w.shape()));
   if (options.block < 1) throw ValueError("gptq: block = " + std::to_string(options.block) + ", at least 1 needed");
   if (!(options.damping >= 0.0)) throw ValueError("gptq: damping must not be negative");
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   const index_t rows = w.rows(), n = w.cols(), size = grids.group_size(), together = grids.groups_per_fit();
   GptqReport report;
   report.order = column_order(h, options.act_order);

@@ -22,11 +22,7 @@ constexpr index_t kRowChunk = 1024;
 template <class F>
 void for_chunks(index_t rows, index_t chunk, const Execution& how, const F& body) {
   ApplyOptions inner;
-  inner.execution = how;
-  if (rows > chunk) {
-    inner.execution.threads = 1;
-    inner.execution.executor = nullptr;
-  }
+  inner.execution = rows > chunk ? how.serial() : how;
   parallel_for(how, ceil_div(rows, chunk),
                [&](index_t task) { body(task * chunk, std::min(chunk, rows - task * chunk), inner); });
 }
@@ -201,20 +197,14 @@ void check_layer(const char* function, MatrixView<const T> w, MatrixShape q, con
 template void check_layer(const char*, MatrixView<const float>, MatrixShape, const GramMatrix&);
 template void check_layer(const char*, MatrixView<const double>, MatrixShape, const GramMatrix&);
 
-Execution step_execution(const Execution& how) {
-  Execution step = how;
-  step.progress = nullptr;
-  return step;
-}
-
 HessianProduct::HessianProduct(const GramMatrix& h, const Execution& how)
     : h_(AlignedBuffer<float>::uninitialized(checked_mul(h.in_features(), h.in_features(), "HessianProduct"))),
       size_(h.in_features()) {
   const double mean = h.mean_diagonal();
   unit_ = mean > 0.0 ? mean : 1.0;
-  h.copy_to(MatrixView<float>(h_.data(), size_, size_), 1.0 / unit_, 0.0, step_execution(how));
+  h.copy_to(MatrixView<float>(h_.data(), size_, size_), 1.0 / unit_, 0.0, how.quiet());
   const MatrixView<const float> rows = matrix();
-  packed_ = PackedWeights::pack(rows_of(rows), WeightType::f32, step_execution(how));
+  packed_ = PackedWeights::pack(rows_of(rows), WeightType::f32, how.quiet());
 }
 
 void HessianProduct::apply(MatrixView<const float> d, MatrixView<float> g, const Execution& how) const {

@@ -42,9 +42,6 @@ void check_finite(const char* function, MatrixView<const T> w);
 template <class T>
 void check_layer(const char* function, MatrixView<const T> w, MatrixShape q, const GramMatrix& h);
 
-/// `how` without its progress, for the steps of an algorithm that reports by itself.
-Execution step_execution(const Execution& how);
-
 /// H in float32, divided by `unit` = mean(diag H) (1 for H = 0) so that no entry overflows, packed once.
 class HessianProduct {
  public:

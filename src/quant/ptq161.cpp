@@ -242,14 +242,14 @@ void check_arguments(const char* function, MatrixView<const float> w, MatrixView
 Ptq161Gradient ptq161_gradient(MatrixView<const float> w, MatrixView<const float> x, const Ptq161Layer& layer,
                                const Execution& how) {
   check_arguments("ptq161_gradient", w, x, layer);
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   return LayerLoss(w, x, step).gradient(layer);
 }
 
 Ptq161Report ptq161_optimise(MatrixView<const float> w, MatrixView<const float> x, Ptq161Layer& layer,
                              const Ptq161Options& options, const Execution& how) {
   check_arguments("ptq161_optimise", w, x, layer);
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   const LayerLoss loss(w, x, step);
   Ptq161Report report;
   report.start_loss = report.loss = loss.loss(layer);

@@ -155,8 +155,7 @@ Recipe resolve_auto(const std::filesystem::path& in, const Recipe& recipe, const
         std::shared_ptr<const Codec> codec = registry.codec(scheme);
         if (calibration.lacks(codec->needs())) codec = registry.codec(codec->format());
         EncodeOptions encode;
-        encode.execution = options.execution;
-        encode.execution.progress = nullptr;
+        encode.execution = options.execution.quiet();
         calibration.only(codec->needs()).give(encode);
         try {
           const AnyLinear candidate = encode_matrix(*fitted(codec, w, encode), w, encode);

@@ -308,8 +308,7 @@ class Compressor {
     const std::vector<SectionSize> sections = codec.sections(shape);
     EncodeOptions encoding;
     encoding.non_finite = options_.non_finite;
-    encoding.execution = options_.execution;
-    encoding.execution.progress = nullptr;
+    encoding.execution = options_.execution.quiet();
     const TensorCalibration calibration = calibration_of(tensor.name, codec);
     calibration.give(encoding);
 
@@ -401,8 +400,7 @@ CompressReport compress_model(const std::filesystem::path& in, const Recipe& rec
   if (has_auto(recipe)) {
     AutoPlanOptions plan;
     plan.calibration = options.calibration;
-    plan.execution = options.execution;
-    plan.execution.progress = nullptr;
+    plan.execution = options.execution.quiet();
     return compress_model(in, resolve_auto(in, recipe, plan, registry), out, options, registry);
   }
   const TensorStore store = TensorStore::open(in);

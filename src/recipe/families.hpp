@@ -42,9 +42,7 @@ void encode_by_panels(const Codec& codec, MatrixView<const float> w, index_t fir
       if (row_sizes[s].per_row) at[s] += first * row_sizes[s].bytes;
     EncodeOptions inner = options;
     if (own_importance) inner.importance = options.importance.rows_from(first, count);
-    inner.execution.threads = 1;
-    inner.execution.executor = nullptr;
-    inner.execution.progress = nullptr;
+    inner.execution = options.execution.serial();
     encode(w.rows_from(first, count), first_row + first, at, inner);
   });
 }

@@ -55,6 +55,13 @@ struct Part {
   std::shared_ptr<const Codec> codec;
 };
 
+struct BlastForm;
+/// Matrices of W's size that the fit of a form takes at most.
+template <class Form>
+constexpr index_t kFitMatrices = 6;
+template <>
+constexpr index_t kFitMatrices<BlastForm> = 9;
+
 /// A codec of factors. `Form` says which parts a matrix of a shape has, fits them and opens the operator.
 template <class Form>
 class StructuredCodec final : public Codec {
@@ -75,7 +82,7 @@ class StructuredCodec final : public Codec {
   /// Float32 copies: the matrix in the working order, its error, and what the fit keeps of either.
   index_t working_bytes(MatrixShape shape) const override {
     const index_t side = std::max(shape.rows, shape.cols);
-    return checked_mul(checked_mul(side, shape.cols, "working_bytes"), Form::kMatrices * index_t{sizeof(float)},
+    return checked_mul(checked_mul(side, shape.cols, "working_bytes"), kFitMatrices<Form> * index_t{sizeof(float)},
                        "working_bytes");
   }
   CalibrationNeeds needs() const noexcept override { return {fit_.whiten || fit_.refine, false}; }
@@ -84,8 +91,7 @@ class StructuredCodec final : public Codec {
     detail::require_calibration(*this, options);
     const detail::RoundedWeights rounded(given, options.non_finite, scheme());
     EncodeOptions inner;
-    inner.execution = options.execution;
-    inner.execution.progress = nullptr;
+    inner.execution = options.execution.quiet();
     std::size_t s = 0;
     const auto put = [&](MatrixView<const float> factor, const Part& part) {
       const std::vector<SectionSize> sizes = part.codec->sections(part.shape);
@@ -117,7 +123,6 @@ struct NoTables {
 };
 
 struct BlockDiagonalForm : NoTables {
-  static constexpr index_t kMatrices = 6;  // of W's size, which a fit takes at most
   static std::string name(const Fit& fit) { return fmt::format("blockdiag-b{}", fit.blocks); }
   static std::vector<Part> parts(MatrixShape shape, const Fit& fit, const std::shared_ptr<const Codec>& values) {
     return {{"blocks", BlockDiagonal::stack_shape(shape, fit.blocks), values}};
@@ -142,7 +147,6 @@ index_t cut_blocks(index_t blocks, MatrixShape shape) {
 index_t cut_rank(index_t rank, index_t most) { return std::max<index_t>(1, std::min(rank, most)); }
 
 struct LowRankForm : NoTables {
-  static constexpr index_t kMatrices = 6;
   static std::string name(const Fit& fit) { return fmt::format("lowrank-r{}", fit.rank); }
   static index_t rank(MatrixShape shape, const Fit& fit) {
     return cut_rank(fit.rank, std::min(shape.rows, shape.cols));
@@ -172,7 +176,6 @@ struct LowRankForm : NoTables {
 };
 
 struct MonarchForm : NoTables {
-  static constexpr index_t kMatrices = 6;
   static std::string name(const Fit& fit) { return fmt::format("monarch-b{}-r{}", fit.blocks, fit.rank); }
   static Monarch::Parameters parameters(MatrixShape shape, const Fit& fit, const FactorFormat& factors) {
     const index_t b = cut_blocks(fit.blocks, shape);
@@ -206,7 +209,6 @@ struct MonarchForm : NoTables {
 };
 
 struct BlastForm : NoTables {
-  static constexpr index_t kMatrices = 9;
   static std::string name(const Fit& fit) { return fmt::format("blast-b{}-r{}", fit.blocks, fit.rank); }
   static Blast::Parameters parameters(MatrixShape shape, const Fit& fit, const FactorFormat& factors) {
     const index_t b = cut_blocks(fit.blocks, shape);
@@ -245,7 +247,6 @@ struct BlastForm : NoTables {
 /// As many ranks as `rank` for each row of tiles, given to the tiles where they save most; no dense tiles, so that the
 /// size of the stored form follows from the shape.
 struct BlockLowRankForm {
-  static constexpr index_t kMatrices = 6;
   static std::string name(const Fit& fit) { return fmt::format("blr-t{}-r{}", fit.blocks, fit.rank); }
   static MatrixShape grid(MatrixShape shape, const Fit& fit) {
     return {ceil_div(shape.rows, fit.blocks), ceil_div(shape.cols, fit.blocks)};

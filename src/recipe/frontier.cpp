@@ -23,8 +23,7 @@ std::vector<FrontierPoint> scheme_frontier(MatrixView<const float> w, std::span<
       codec = registry.codec(codec->format());
     EncodeOptions encode;
     encode.gram = codec->needs().gram ? options.gram : nullptr;
-    encode.execution = options.execution;
-    encode.execution.progress = nullptr;
+    encode.execution = options.execution.quiet();
     const AnyLinear op = encode_matrix(*fitted(codec, w, encode), w, encode);
     points.push_back({codec->scheme(), static_cast<index_t>(op.storage_bytes()), measure.relative(op), false});
   }

@@ -15,8 +15,7 @@ namespace blockpack::recipe_detail {
 class MeasuredError {
  public:
   /// w must outlive it. Without `gram` XᵀX counts as the identity.
-  MeasuredError(MatrixView<const float> w, const GramMatrix* gram, const Execution& how) : w_(w), how_(how) {
-    how_.progress = nullptr;
+  MeasuredError(MatrixView<const float> w, const GramMatrix* gram, const Execution& how) : w_(w), how_(how.quiet()) {
     if (gram != nullptr) {
       if (gram->in_features() != w.cols())
         throw ShapeError("gram has " + std::to_string(gram->in_features()) + " features, w has " +

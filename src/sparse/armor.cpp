@@ -260,8 +260,7 @@ ArmorFit<T>::State::State(MatrixView<const T> w, std::span<const double> h, cons
   const double mean = std::accumulate(importance.begin(), importance.end(), 0.0) /
                       static_cast<double>(std::max<std::size_t>(importance.size(), 1));
   for (const double v : importance) root_h_.push_back(static_cast<T>(std::sqrt(v / mean)));
-  const Mask mask =
-      prune_mask<T>(w, nowag<T>(w, h), MaskPattern::nm(options.keep, options.of), quant::step_execution(how));
+  const Mask mask = prune_mask<T>(w, nowag<T>(w, h), MaskPattern::nm(options.keep, options.of), how.quiet());
 
   const auto size = static_cast<std::size_t>(checked_mul(w.rows(), w.cols(), "armor"));
   for (std::vector<T>* values : {&target_, &point_.s, &p_, &error_, &q_, &d_}) values->resize(size);
@@ -588,7 +587,7 @@ void ArmorFit<T>::State::set_normalized(const ArmorFactors<T>& point, const Exec
 
 template <class T>
 ArmorResult<T> ArmorFit<T>::State::run(ArmorFit& fit, const Execution& how) {
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   ArmorReport report;
   report.losses.push_back(loss());
   Point best = point_;
@@ -616,7 +615,7 @@ ArmorResult<T> ArmorFit<T>::State::run(ArmorFit& fit, const Execution& how) {
 template <class T>
 ArmorFit<T>::ArmorFit(MatrixView<const T> w, std::span<const double> h, const ArmorOptions& options,
                       const Execution& how)
-    : state_(std::make_unique<State>(w, h, options, quant::step_execution(how))) {}
+    : state_(std::make_unique<State>(w, h, options, how.quiet())) {}
 template <class T>
 ArmorFit<T>::ArmorFit(ArmorFit&&) noexcept = default;
 template <class T>
@@ -628,17 +627,17 @@ double ArmorFit<T>::loss() const noexcept {
 template <class T>
 void ArmorFit<T>::continuous_step(const Execution& how) {
   if (state_->options().update == ArmorUpdate::adam)
-    state_->adam_step(quant::step_execution(how));
+    state_->adam_step(how.quiet());
   else
-    state_->sequential_step(quant::step_execution(how));
+    state_->sequential_step(how.quiet());
 }
 template <class T>
 std::vector<index_t> ArmorFit<T>::choose_groups(const Execution& how) {
-  return state_->choose_groups(quant::step_execution(how));
+  return state_->choose_groups(how.quiet());
 }
 template <class T>
 void ArmorFit<T>::core_step(std::span<const index_t> groups, const Execution& how) {
-  state_->core_step(groups, quant::step_execution(how));
+  state_->core_step(groups, how.quiet());
 }
 template <class T>
 ArmorFactors<T> ArmorFit<T>::normalized() const {
@@ -650,7 +649,7 @@ ArmorFactors<T> ArmorFit<T>::factors() const {
 }
 template <class T>
 void ArmorFit<T>::set_normalized(const ArmorFactors<T>& point, const Execution& how) {
-  state_->set_normalized(point, quant::step_execution(how));
+  state_->set_normalized(point, how.quiet());
 }
 template <class T>
 ArmorResult<T> ArmorFit<T>::run(const Execution& how) {

@@ -427,7 +427,7 @@ IcbsStep Icbs::State::step(std::size_t l, const Execution& how) {
 }
 
 IcbsReport Icbs::State::run(const Execution& how) {
-  const Execution quiet = quant::step_execution(how);
+  const Execution quiet = how.quiet();
   IcbsReport report;
   if (model_.loss) report.losses.push_back(model_.loss());
   double lowest = report.losses.empty() ? 0.0 : report.losses.front();
@@ -465,10 +465,10 @@ Mask Icbs::State::mask(std::size_t l) const {
 }
 
 Icbs::Icbs(std::vector<IcbsLayer> layers, IcbsModel model, const IcbsOptions& options, const Execution& how)
-    : state_(std::make_unique<State>(std::move(layers), std::move(model), options, quant::step_execution(how))) {}
+    : state_(std::make_unique<State>(std::move(layers), std::move(model), options, how.quiet())) {}
 Icbs::Icbs(Icbs&&) noexcept = default;
 Icbs::~Icbs() = default;
-IcbsStep Icbs::step(std::size_t layer, const Execution& how) { return state_->step(layer, quant::step_execution(how)); }
+IcbsStep Icbs::step(std::size_t layer, const Execution& how) { return state_->step(layer, how.quiet()); }
 IcbsReport Icbs::run(const Execution& how) { return state_->run(how); }
 Mask Icbs::mask(std::size_t layer) const { return state_->mask(layer); }
 

@@ -110,7 +110,7 @@ RefitReport refit(MatrixView<const float> w, const GramMatrix& h, const Mask& ma
   RefitReport report;
   report.damping = options.damping;
   if (w.empty()) return report;
-  const Execution step = quant::step_execution(how);
+  const Execution step = how.quiet();
   const quant::HessianProduct product(h, step);
   const quant::LargeMatrix<> difference_memory(w.shape()), gradient_memory(w.shape());
   const MatrixView<float> difference = difference_memory.view(), gradient = gradient_memory.view();
@@ -135,11 +135,7 @@ RefitReport refit(MatrixView<const float> w, const GramMatrix& h, const Mask& ma
   std::vector<double> dampings(sets.size());
   const quant::LargeMatrix<> start(w.shape());
   for (index_t i = 0; i < w.rows(); ++i) std::copy_n(q.row_data(i), q.cols(), start.view().row_data(i));
-  Execution inner = step;
-  if (sets.size() > 1) {
-    inner.threads = 1;
-    inner.executor = nullptr;
-  }
+  const Execution inner = sets.size() > 1 ? step.serial() : step;
   constexpr index_t kSets = 64;  // between two reports of progress
   for (index_t first = 0; first < report.factorizations; first += kSets) {
     parallel_for(step, std::min(kSets, report.factorizations - first), [&](index_t i) {

@@ -29,7 +29,7 @@ class Pruner {
         q_(q),
         grids_(grids),
         how_(how),
-        step_(quant::step_execution(how)),
+        step_(how.quiet()),
         y_memory_(quant::inverse_factor<T>(h, natural_order(w.cols()),
                                            {"sparsegpt", options.damping, options.damping_retries, options.layer},
                                            report_.damping, step_)),
@@ -272,7 +272,7 @@ Criterion second_order(const GramMatrix& h, const SparseGptOptions& options, con
   double damping = 0;
   const quant::LargeMatrix<> y = quant::inverse_factor<float>(
       h, natural_order(n), {"second_order", options.damping, options.damping_retries, options.layer}, damping,
-      quant::step_execution(how));
+      how.quiet());
   Criterion c;
   for (index_t j = 0; j < n; ++j) c.column.push_back(1.0 / static_cast<double>(y.view()(n - 1 - j, n - 1 - j)));
   return c;

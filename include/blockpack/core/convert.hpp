@@ -10,6 +10,7 @@
 /// Types of 8 bits and less take one byte a code. Packed fp6 and fp4 are the business of the formats that store them.
 
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <string>
 
@@ -24,14 +25,46 @@ namespace detail {
 
 enum class ScalarKind : std::uint8_t { bf16, fp16, fp8_e4m3, fp8_e5m2, fp6_e2m3, fp6_e3m2, fp4_e2m1, e8m0 };
 
-template <class From, class To>
-void convert_loop(const From* src, To* dst, std::size_t n) noexcept {
-  for (std::size_t i = 0; i < n; ++i) dst[i] = static_cast<To>(src[i]);
+/// Elements one at a time; those of type T lie at any address.
+template <class T>
+void loop_from_f32(const float* src, void* dst, std::size_t n) noexcept {
+  auto* bytes = static_cast<std::byte*>(dst);
+  for (std::size_t i = 0; i < n; ++i) {
+    const T value(src[i]);
+    std::memcpy(bytes + i * sizeof(T), &value, sizeof(T));
+  }
+}
+template <class T>
+void loop_to_f32(const void* src, float* dst, std::size_t n) noexcept {
+  const auto* bytes = static_cast<const std::byte*>(src);
+  for (std::size_t i = 0; i < n; ++i) {
+    T value;
+    std::memcpy(&value, bytes + i * sizeof(T), sizeof(T));
+    dst[i] = static_cast<float>(value);
+  }
 }
 
-#if !defined(BLOCKPACK_HEADERS_ONLY)
+/// The same by the kernels, where there are any; T is the type of `kind`.
+#if defined(BLOCKPACK_HEADERS_ONLY)
+template <class T>
+void convert_from_f32(ScalarKind, const float* src, void* dst, std::size_t n, Isa) noexcept {
+  loop_from_f32<T>(src, dst, n);
+}
+template <class T>
+void convert_to_f32(ScalarKind, const void* src, float* dst, std::size_t n, Isa) noexcept {
+  loop_to_f32<T>(src, dst, n);
+}
+#else
 BLOCKPACK_API void convert_from_f32(ScalarKind kind, const float* src, void* dst, std::size_t n, Isa level);
 BLOCKPACK_API void convert_to_f32(ScalarKind kind, const void* src, float* dst, std::size_t n, Isa level);
+template <class T>
+void convert_from_f32(ScalarKind kind, const float* src, void* dst, std::size_t n, Isa level) {
+  convert_from_f32(kind, src, dst, n, level);
+}
+template <class T>
+void convert_to_f32(ScalarKind kind, const void* src, float* dst, std::size_t n, Isa level) {
+  convert_to_f32(kind, src, dst, n, level);
+}
 #endif
 
 inline void check_convert_sizes(std::size_t src, std::size_t dst) {
@@ -42,23 +75,13 @@ inline void check_convert_sizes(std::size_t src, std::size_t dst) {
 template <class T>
 void convert_from(ScalarKind kind, std::span<const float> src, std::span<T> dst, Isa level) {
   check_convert_sizes(src.size(), dst.size());
-#if defined(BLOCKPACK_HEADERS_ONLY)
-  static_cast<void>(kind), static_cast<void>(level);
-  convert_loop(src.data(), dst.data(), src.size());
-#else
-  convert_from_f32(kind, src.data(), dst.data(), src.size(), level);
-#endif
+  convert_from_f32<T>(kind, src.data(), dst.data(), src.size(), level);
 }
 
 template <class T>
 void convert_to(ScalarKind kind, std::span<const T> src, std::span<float> dst, Isa level) {
   check_convert_sizes(src.size(), dst.size());
-#if defined(BLOCKPACK_HEADERS_ONLY)
-  static_cast<void>(kind), static_cast<void>(level);
-  convert_loop(src.data(), dst.data(), src.size());
-#else
-  convert_to_f32(kind, src.data(), dst.data(), src.size(), level);
-#endif
+  convert_to_f32<T>(kind, src.data(), dst.data(), src.size(), level);
 }
 
 }  // namespace detail

@@ -40,14 +40,7 @@ struct DenseFormat {
     if constexpr (std::is_same_v<T, float>) {
       std::memcpy(dst[0], row.weights.data(), row.weights.size_bytes());
     } else {
-#if defined(BLOCKPACK_HEADERS_ONLY)
-      for (std::size_t j = 0; j < row.weights.size(); ++j) {
-        const T value(row.weights[j]);
-        std::memcpy(dst[0] + j * sizeof(T), &value, sizeof(T));
-      }
-#else
-      detail::convert_from_f32(kKind, row.weights.data(), dst[0], row.weights.size(), active_isa());
-#endif
+      detail::convert_from_f32<T>(kKind, row.weights.data(), dst[0], row.weights.size(), active_isa());
     }
     if (row.non_finite != NonFinite::saturate || !detail::has_large(row.weights)) return;
     for (std::size_t j = 0; j < row.weights.size(); ++j) {
@@ -62,15 +55,7 @@ struct DenseFormat {
     if constexpr (std::is_same_v<T, float>) {
       std::memcpy(dst.data(), p, dst.size_bytes());
     } else {
-#if defined(BLOCKPACK_HEADERS_ONLY)
-      for (std::size_t j = 0; j < dst.size(); ++j) {
-        T value;
-        std::memcpy(&value, p + j * sizeof(T), sizeof(T));
-        dst[j] = static_cast<float>(value);
-      }
-#else
-      detail::convert_to_f32(kKind, p, dst.data(), dst.size(), active_isa());
-#endif
+      detail::convert_to_f32<T>(kKind, p, dst.data(), dst.size(), active_isa());
     }
   }
   void decode_row_bf16(std::span<const std::byte* const> src, index_t /*cols*/, index_t col, std::span<bf16> dst) const

@@ -41,6 +41,20 @@ struct Execution {
   void report(double fraction) const {
     if (progress) progress(fraction);
   }
+
+  /// The same without progress: for the steps of a call that reports by itself.
+  Execution quiet() const {
+    Execution step = *this;
+    step.progress = nullptr;
+    return step;
+  }
+  /// The same without progress, on the calling thread: for calls inside tasks that are parallel already.
+  Execution serial() const {
+    Execution step = quiet();
+    step.threads = 1;
+    step.executor = nullptr;
+    return step;
+  }
 };
 
 namespace detail {

@@ -53,7 +53,7 @@ AwqResult<F> round_awq(const F& format, MatrixView<const float> w, const GramMat
   auto memory = AlignedBuffer<float>::uninitialized(checked_mul(w.rows(), 2 * n, "round_awq"));
   const MatrixView<float> scaled(memory.data(), w.rows(), n), chosen(memory.data() + w.rows() * n, w.rows(), n);
   EncodeOptions quiet = encode;
-  quiet.execution.progress = nullptr;
+  quiet.execution = encode.execution.quiet();
 
   const auto scales_of = [&](double exponent) {
     double largest = 0.0, smallest = std::numeric_limits<double>::infinity();

@@ -37,28 +37,30 @@
 
 namespace blockpack::inline BLOCKPACK_ABI {
 
-/// Blocks in compressed rows, as SciPy and PyTorch have them: those of block row b are [indptr[b], indptr[b + 1]), each
-/// with its block column in `indices` and block.rows x block.cols values, row-major, in `data`.
-struct Bsr {
+/// Blocks in compressed rows, as SciPy and PyTorch have them, or by columns: those of block row b are [indptr[b],
+/// indptr[b + 1]), each with its block column in `indices` and block.rows x block.cols values, row-major, in `data`.
+template <bool ByColumns>
+struct CompressedBlocks {
   MatrixShape shape;
   MatrixShape block{1, 1};
   std::vector<std::int32_t> indptr;
   std::vector<std::int32_t> indices;
   std::vector<float> data;
 };
+using Bsr = CompressedBlocks<false>;
+using Bsc = CompressedBlocks<true>;
 
 namespace detail {
-/// Of a Bsr, or with `columns` of a Bsc: ShapeError for sizes that disagree, ValueError for what indptr and indices
-/// say.
-template <class Blocks>
-void check_compressed(const std::string& function, const Blocks& b, bool columns) {
+/// ShapeError for sizes that disagree, ValueError for what indptr and indices say.
+template <bool ByColumns>
+void check_compressed(const std::string& function, const CompressedBlocks<ByColumns>& b) {
   if (b.block.rows < 1 || b.block.cols < 1)
     throw ShapeError(function + ": blocks of " + to_string(b.block) + ", at least 1x1 needed");
   if (b.shape.rows < 0 || b.shape.cols < 0) throw ShapeError(function + ": the shape is negative");
   if (b.shape.rows % b.block.rows != 0 || b.shape.cols % b.block.cols != 0)
     throw ShapeError(function + ": blocks of " + to_string(b.block) + " do not divide " + to_string(b.shape));
   index_t lines = b.shape.rows / b.block.rows, across = b.shape.cols / b.block.cols;
-  if (columns) std::swap(lines, across);
+  if (ByColumns) std::swap(lines, across);
   if (static_cast<index_t>(b.indptr.size()) != lines + 1 || b.indptr.front() != 0 ||
       b.indptr.back() != static_cast<std::int64_t>(b.indices.size()))
     throw ValueError(function + ": indptr needs " + std::to_string(lines + 1) + " entries from 0 to " +
@@ -68,7 +70,7 @@ void check_compressed(const std::string& function, const Blocks& b, bool columns
                                                          function.c_str()))
     throw ShapeError(function + ": data has " + std::to_string(b.data.size()) + " values, " +
                      std::to_string(b.indices.size()) + " blocks of " + to_string(b.block) + " need others");
-  const std::string kind = columns ? "block column " : "block row ";
+  const std::string kind = ByColumns ? "block column " : "block row ";
   for (std::size_t line = 0; line + 1 < b.indptr.size(); ++line) {
     if (b.indptr[line + 1] < b.indptr[line] || b.indptr[line + 1] > b.indptr.back())
       throw ValueError(function + ": indptr falls at " + kind + std::to_string(line));
@@ -154,7 +156,7 @@ class BlockSparse {
   ///         does not begin with 0 or falls, a block column out of range, and block columns that do not rise in a row.
   static BlockSparse from_bsr(const Bsr& bsr, const V& values = V{}, const EncodeOptions& options = {},
                               PackPolicy policy = {}) {
-    detail::check_compressed("from_bsr", bsr, false);
+    detail::check_compressed("from_bsr", bsr);
     detail::check_importance("from_bsr", options.importance, bsr.shape);
     const MatrixShape block = bsr.block;
     const MatrixShape blocks = blocks_of(bsr.shape, block);

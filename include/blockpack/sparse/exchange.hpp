@@ -110,22 +110,13 @@ inline SparAmxBitmap to_sparamx(MatrixView<const float> w, SparAmxOrder order, i
   return map;
 }
 
-/// Blocks in compressed columns: those of block column b are [indptr[b], indptr[b + 1]), each with its block row in
-/// `indices`; the rest as Bsr.
-struct Bsc {
-  MatrixShape shape;
-  MatrixShape block{1, 1};
-  std::vector<std::int32_t> indptr;
-  std::vector<std::int32_t> indices;
-  std::vector<float> data;
-};
-
 namespace detail {
-/// The same blocks in the other order; `across` is the number of lines of `To`.
-template <class To, class From>
-To recompress(const From& from, index_t across) {
-  To to{from.shape, from.block, std::vector<std::int32_t>(static_cast<std::size_t>(across) + 1), from.indices,
-        from.data};
+/// The same blocks in the other order.
+template <bool ByColumns>
+CompressedBlocks<!ByColumns> recompress(const CompressedBlocks<ByColumns>& from) {
+  const index_t across = ByColumns ? from.shape.rows / from.block.rows : from.shape.cols / from.block.cols;
+  CompressedBlocks<!ByColumns> to{
+      from.shape, from.block, std::vector<std::int32_t>(static_cast<std::size_t>(across) + 1), from.indices, from.data};
   for (const std::int32_t line : from.indices) ++to.indptr[static_cast<std::size_t>(line) + 1];
   std::partial_sum(to.indptr.begin(), to.indptr.end(), to.indptr.begin());
   std::vector<std::int32_t> next = to.indptr;
@@ -140,15 +131,15 @@ To recompress(const From& from, index_t across) {
 }
 }  // namespace detail
 
-/// Errors of BlockSparse::from_bsr.
+/// The blocks by columns. Errors: those of BlockSparse::from_bsr. Cost: a copy of the data.
 inline Bsc to_bsc(const Bsr& bsr) {
-  detail::check_compressed("to_bsc", bsr, false);
-  return detail::recompress<Bsc>(bsr, bsr.shape.cols / bsr.block.cols);
+  detail::check_compressed("to_bsc", bsr);
+  return detail::recompress(bsr);
 }
 /// And back; the same errors, of columns.
 inline Bsr from_bsc(const Bsc& bsc) {
-  detail::check_compressed("from_bsc", bsc, true);
-  return detail::recompress<Bsr>(bsc, bsc.shape.rows / bsc.block.rows);
+  detail::check_compressed("from_bsc", bsc);
+  return detail::recompress(bsc);
 }
 
 /// Blocks of one column, some of which stand side by side: group g of block row b, indptr[b] <= g < indptr[b + 1], is
@@ -170,7 +161,7 @@ inline GroupedBsr to_grouped(const Bsr& bsr, index_t group) {
     throw ShapeError("to_grouped: blocks of " + to_string(bsr.block) + ", blocks of one column needed");
   if (group < 1) throw ValueError("to_grouped: group = " + std::to_string(group) + ", at least 1 needed");
   const index_t rows = bsr.block.rows;
-  detail::check_compressed("to_grouped", bsr, false);
+  detail::check_compressed("to_grouped", bsr);
   GroupedBsr grouped{bsr.shape, rows, group, {0}, {}, {}};
   for (std::size_t b = 0; b + 1 < bsr.indptr.size(); ++b) {
     for (index_t first = bsr.indptr[b]; first < bsr.indptr[b + 1]; first += group) {

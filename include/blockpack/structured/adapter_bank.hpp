@@ -128,9 +128,7 @@ class AdapterBank {
       }
     }
     if (small.size() == 1) return add_segment(x, small[0], y, inner);
-    inner.execution.threads = 1;
-    inner.execution.executor = nullptr;
-    inner.execution.progress = nullptr;
+    inner.execution = inner.execution.serial();
     // Below about 20 µs of work, waking threads costs more than it saves.
     Execution outer = how.execution;
     if (ns < 20'000.0 && !outer.executor) outer.threads = 1;

@@ -100,7 +100,7 @@ class BlastDescent {
       : options_(options),
         step_(for_work(options.execution, static_cast<double>(w.rows()) * static_cast<double>(w.cols()) *
                                               static_cast<double>(options.rank))),
-        inner_(options.blocks > 1 ? serial(options.execution) : step_),
+        inner_(options.blocks > 1 ? options.execution.serial() : step_),
         shape_(w.shape()),
         b_(options.blocks),
         r_(options.rank),
@@ -642,7 +642,7 @@ BlastFit<T> blast_factorize(MatrixView<const T> w, const BlastOptions& options,
         plain.gram = nullptr;
         plain.start = BlastStart::best;
         plain.keep = BlastKeep::best;
-        plain.execution = fit_detail::quiet(options.execution);
+        plain.execution = options.execution.quiet();
         return descent.from_factors(blast_factorize<T>(w, plain).factors);
       }
       default:

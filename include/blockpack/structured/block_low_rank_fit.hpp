@@ -167,7 +167,7 @@ BlockLowRankFactors<T> block_low_rank_fit(MatrixView<const T> w, const BlockLowR
   const double budget = count > 0 ? options.tau * norm / std::sqrt(static_cast<double>(count)) : 0.0;
   std::vector<double> errors(f.tiles.size());
   for (index_t row = 0; row < f.grid().rows; ++row) {
-    parallel_for(fit_detail::quiet(options.execution), f.grid().cols, [&](index_t col) {
+    parallel_for(options.execution.quiet(), f.grid().cols, [&](index_t col) {
       const index_t t = row * f.grid().cols + col;
       const auto fit = options.method == TileMethod::svd ? fit_detail::fit_tile_svd<T> : fit_detail::fit_tile_rrqr<T>;
       errors[static_cast<std::size_t>(t)] =
@@ -198,7 +198,7 @@ BlockLowRankFactors<T> block_low_rank_fit_budget(MatrixView<const T> w, index_t 
   const auto count = static_cast<index_t>(f.tiles.size());
   std::vector<Svd<T>> svds(f.tiles.size());
   for (index_t row = 0; row < f.grid().rows; ++row) {
-    parallel_for(fit_detail::quiet(options.execution), f.grid().cols, [&](index_t col) {
+    parallel_for(options.execution.quiet(), f.grid().cols, [&](index_t col) {
       const index_t t = row * f.grid().cols + col;
       const MatrixView<const T> tile = fit_detail::tile_of<T>(w, f, t);
       svds[static_cast<std::size_t>(t)] = fit_detail::exact_svd<T>(tile, std::min(tile.rows(), tile.cols()));
@@ -243,7 +243,7 @@ BlockLowRankFactors<T> block_low_rank_fit_budget(MatrixView<const T> w, index_t 
   }
 
   std::vector<double> errors(f.tiles.size());
-  parallel_for(fit_detail::quiet(options.execution), count, [&](index_t t) {
+  parallel_for(options.execution.quiet(), count, [&](index_t t) {
     const auto i = static_cast<std::size_t>(t);
     errors[i] = fit_detail::store_tile<T>(f.tiles[i], fit_detail::tile_of<T>(w, f, t), svds[i], ranks[i]);
   });

@@ -25,7 +25,7 @@ struct FactorFormat {
 
   /// Tells no progress: a factor is one of several.
   AnyLinear encode(MatrixView<const float> w, EncodeOptions options, PackPolicy policy = {}) const {
-    options.execution.progress = nullptr;
+    options.execution = options.execution.quiet();
     return encoder(w, options, policy);
   }
   AnyLinear open(MatrixShape shape, std::span<const Section> sections, PackPolicy policy = {}) const {

@@ -116,9 +116,7 @@ class StackedBlocks {
   void each_block(const ApplyOptions& how, const Each& f) const {
     if (count_ == 1) return f(0, how);
     ApplyOptions part = how;
-    part.execution.threads = 1;
-    part.execution.executor = nullptr;
-    part.execution.progress = nullptr;
+    part.execution = how.execution.serial();
     parallel_for(how.execution, count_, [&](index_t g) { f(g, part); });
   }
 

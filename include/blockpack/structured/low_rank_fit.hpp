@@ -53,7 +53,7 @@ class Whitening {
       throw ShapeError("Whitening: features " + std::to_string(first) + " and " + std::to_string(count) +
                        " more do not lie among " + std::to_string(gram.in_features()));
     RowMajorMatrix<double> g(count, count);
-    parallel_for(fit_detail::quiet(how), count, [&](index_t i) {
+    parallel_for(how.quiet(), count, [&](index_t i) {
       for (index_t j = 0; j < count; ++j) g(i, j) = gram(first + i, first + j);
     });
     if (cholesky_.factorize(g, how)) return;
@@ -110,7 +110,7 @@ LowRankFactors<T> low_rank_fit(MatrixView<const T> w, index_t rank, const LowRan
     throw ShapeError("low_rank_fit: rank = " + std::to_string(rank) + ", at most " + std::to_string(smaller) +
                      " possible for " + to_string(w.shape()));
   fit_detail::check_finite_weights<T>("low_rank_fit", w);
-  const Execution how = fit_detail::quiet(options.svd.execution);
+  const Execution how = options.svd.execution.quiet();
   const index_t kept = std::min(rank, smaller);
   if (options.scale == ScaleMode::none) return sqrt_split(truncated_svd<T>(w, kept, options.svd));
   if (options.scale == ScaleMode::cholesky) {
@@ -229,7 +229,7 @@ template <class T>
 LowRankFactors<T> low_rank_refine(MatrixView<const T> w, LowRankFactors<T> f, const GramMatrix* gram, int steps = 10,
                                   const Execution& how = {}) {
   fit_detail::check_factors("low_rank_refine", w.shape(), f.shape());
-  const Execution step = fit_detail::quiet(how);
+  const Execution step = how.quiet();
   LowRankFactors<T> best = f;
   const auto output_error = [&] {
     RowMajorMatrix<T> dense(w.rows(), w.cols());

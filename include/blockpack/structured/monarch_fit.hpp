@@ -88,7 +88,7 @@ MonarchFactors<T> monarch_project(MatrixView<const T> w, const MonarchOptions& o
   if (w.empty()) return f;
 
   SvdOptions svd_options = options.svd;
-  svd_options.execution = fit_detail::serial(how);
+  svd_options.execution = how.serial();
   const Execution tasks =
       fit_detail::for_work(how, 10.0 * static_cast<double>(w.rows() * p) * static_cast<double>(std::min(p, q)));
   for (index_t l = 0; l < f.in_blocks; ++l) {
@@ -171,7 +171,7 @@ RefineResult<MonarchFactors<T>> monarch_refine(MatrixView<const T> w, MonarchFac
   if (steps < 0) throw ValueError("monarch_refine: steps must not be negative");
   fit_detail::check_finite_weights<T>(function, w);
   const Execution step = fit_detail::for_work(how, fit_detail::entries(w.shape()) * static_cast<double>(w.cols()));
-  const Execution inner = fit_detail::serial(how);
+  const Execution inner = how.serial();
   const index_t p = f.block_cols(), q = f.block_rows(), r = f.rank;
   const index_t rows = f.out_blocks * q, cols = f.in_blocks * p;
   if (w.empty() || r == 0) return {std::move(f), 0.0, 0.0};

@@ -53,22 +53,9 @@ inline void check_gram(const char* function, const GramMatrix* gram, index_t in_
                      std::to_string(in_features) + " columns");
 }
 
-/// `how` for the steps of an algorithm that reports by itself, and for products inside tasks that are parallel already.
-inline Execution quiet(const Execution& how) {
-  Execution step = how;
-  step.progress = nullptr;
-  return step;
-}
-inline Execution serial(const Execution& how) {
-  Execution step = quiet(how);
-  step.threads = 1;
-  step.executor = nullptr;
-  return step;
-}
-
 /// `how` for tasks of that many multiplications in all: few are not worth waking other threads for.
 inline Execution for_work(const Execution& how, double multiplications) {
-  return multiplications < 1e6 ? serial(how) : quiet(how);
+  return multiplications < 1e6 ? how.serial() : how.quiet();
 }
 
 template <class T>
@@ -247,7 +234,7 @@ RowMajorMatrix<T> normalized_gram(const GramMatrix& gram, index_t size, const Ex
   const double mean = gram.mean_diagonal();
   if (gram.in_features() > 0)
     gram.copy_to(view(g).block(0, 0, gram.in_features(), gram.in_features()), mean > 0.0 ? 1.0 / mean : 1.0, 0.0,
-                 quiet(how));
+                 how.quiet());
   return g;
 }
 

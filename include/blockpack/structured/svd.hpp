@@ -217,7 +217,7 @@ Svd<T> truncated_svd(MatrixView<const T> w, index_t rank, const SvdOptions& opti
   if (options.oversampling < 0 || options.power_iterations < 0 || options.krylov_block < 0)
     throw ValueError("truncated_svd: oversampling, power_iterations and krylov_block must not be negative");
   fit_detail::check_finite_weights<T>("truncated_svd", w);
-  const Execution how = fit_detail::quiet(options.execution);
+  const Execution how = options.execution.quiet();
   if (options.method == SvdMethod::exact || smaller == 0) return fit_detail::exact_svd<T>(w, rank);
   if constexpr (std::is_floating_point_v<T>) {
     // Squares of the scaled values neither overflow nor vanish.

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// The scalar types themselves, one element at a time and at any address: the meaning of the family.
 
-#include <cstddef>
-#include <cstring>
-
 #include "blockpack/core/convert.hpp"
 #include "kernels/convert/convert_kernels.hpp"
 
@@ -11,28 +8,9 @@ namespace blockpack::kernels {
 namespace {
 
 template <class T>
-void from_f32(const float* src, void* dst, std::size_t n) noexcept {
-  auto* bytes = static_cast<std::byte*>(dst);
-  for (std::size_t i = 0; i < n; ++i) {
-    const T value(src[i]);
-    std::memcpy(bytes + i * sizeof(T), &value, sizeof(T));
-  }
-}
-
-template <class T>
-void to_f32(const void* src, float* dst, std::size_t n) noexcept {
-  const auto* bytes = static_cast<const std::byte*>(src);
-  for (std::size_t i = 0; i < n; ++i) {
-    T value;
-    std::memcpy(&value, bytes + i * sizeof(T), sizeof(T));
-    dst[i] = static_cast<float>(value);
-  }
-}
-
-template <class T>
 void install(ConvertKernels& table, ConvertKind kind) noexcept {
-  table.from_f32[kind] = {from_f32<T>, "scalar"};
-  table.to_f32[kind] = {to_f32<T>, "scalar"};
+  table.from_f32[kind] = {detail::loop_from_f32<T>, "scalar"};
+  table.to_f32[kind] = {detail::loop_to_f32<T>, "scalar"};
 }
 
 }  // namespace
